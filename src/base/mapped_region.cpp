@@ -1,0 +1,28 @@
+#include "base/mapped_region.h"
+
+#include <sys/mman.h>
+
+#include <cerrno>
+
+namespace doppel::base {
+
+MappedRegion& MappedRegion::operator=(MappedRegion&& other) noexcept
+{
+    std::swap(data_, other.data_);
+    std::swap(size_, other.size_);
+    return *this;
+}
+
+MappedRegion::~MappedRegion()
+{
+    if (data_ != nullptr) ::munmap(data_, size_);
+}
+
+Result<MappedRegion> MappedRegion::map(std::size_t size, int prot, int flags, int fd, long offset)
+{
+    void* address = ::mmap(nullptr, size, prot, flags, fd, offset);
+    if (address == MAP_FAILED) return errno_error(ErrorKind::host, "Cannot map memory", errno);
+    return MappedRegion{static_cast<std::byte*>(address), size};
+}
+
+}  // namespace doppel::base

@@ -1,0 +1,85 @@
+// The seam between a machine and whatever executes its instructions.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/counters.h"
+#include "base/result.h"
+#include "bus/clock.h"
+#include "bus/interrupts.h"
+#include "engine/exit.h"
+#include "memory/guest_memory.h"
+#include "x86/cpu_state.h"
+#include "x86/cpuid.h"
+
+namespace doppel::engine {
+
+enum class EngineKind { kvm, translate, interpret };
+[[nodiscard]] std::string_view name(EngineKind kind);
+
+struct Capabilities {
+    bool in_kernel_interrupts = false;    // interrupt_sink() is there: build no PIC or I/O APIC
+    bool counts_instructions = false;     // instructions() means something
+    bool instruction_budget = false;      // Vcpu::set_budget() works
+    unsigned max_vcpus = 1;
+};
+
+// One virtual CPU. run(), state() and set_state() belong to its own thread (state calls
+// only while run() is not under way); kick() may come from any thread. noexcept.
+class Vcpu {
+public:
+    virtual ~Vcpu() = default;
+
+    [[nodiscard]] virtual Exit run() noexcept = 0;
+    // Answers the last IoReadExit or MmioReadExit.
+    virtual void complete_read(std::uint64_t value) noexcept = 0;
+    // Makes run() return KickExit soon (within 1 ms), or wait() return; sticky until seen.
+    virtual void kick() noexcept = 0;
+    // After HaltExit: sleeps until an interrupt is deliverable or kick().
+    virtual void wait() noexcept = 0;
+
+    [[nodiscard]] virtual x86::CpuState state() noexcept = 0;
+    // Checks nothing a CPU would check at load; the caller (boot code, a snapshot's
+    // checked loader) vouches for it. Drops cached translations.
+    virtual void set_state(const x86::CpuState& state) noexcept = 0;
+
+    // run() returns KickExit after this many instructions; 0 means no limit.
+    virtual void set_budget(std::uint64_t instructions) noexcept = 0;
+    [[nodiscard]] virtual std::uint64_t instructions() const noexcept = 0;
+    virtual void counters(base::CounterList& list) const = 0;
+};
+
+struct EngineConfig {
+    memory::GuestMemory& memory;
+    bus::VmClock& clock;
+    const x86::CpuidPolicy& cpuid;
+    unsigned vcpus = 1;
+};
+
+class Engine {
+public:
+    virtual ~Engine() = default;
+    [[nodiscard]] virtual EngineKind kind() const = 0;
+    [[nodiscard]] virtual Capabilities capabilities() const = 0;
+
+    // Called once memory slots are final and before any vCPU runs.
+    virtual base::Result<std::unique_ptr<Vcpu>> create_vcpu(unsigned index) = 0;
+
+    // In-kernel interrupt controllers, or nullptr: then the machine builds devices/irq,
+    // feeds local_interrupts(), and connects itself as the source.
+    virtual bus::InterruptSink* interrupt_sink() { return nullptr; }
+    virtual bus::LocalInterrupts* local_interrupts() { return nullptr; }
+    virtual void connect(bus::InterruptSource& source) { static_cast<void>(source); }
+
+    // Back to power-on, interrupt controllers and local APICs included. vCPUs stopped.
+    virtual void reset() noexcept = 0;
+    virtual void counters(base::CounterList& list) const { static_cast<void>(list); }
+};
+
+base::Result<std::unique_ptr<Engine>> create_kvm_engine(const EngineConfig& config);
+base::Result<std::unique_ptr<Engine>> create_interpret_engine(const EngineConfig& config);
+
+}  // namespace doppel::engine

@@ -1,0 +1,107 @@
+// Guest-physical memory: the only owner of raw guest pointers.
+//
+// RAM is one memfd mapped once; slots say which guest-physical ranges show which part
+// of it. The slot table is fixed after the machine is built (no locks on the read path).
+//
+// Threads: reads and writes from any thread. Guest memory is shared with running vCPUs,
+// so a value read twice may differ; copy, check the copy, use the copy.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "base/address.h"
+#include "base/fd.h"
+#include "base/mapped_region.h"
+#include "base/result.h"
+
+namespace doppel::memory {
+
+using base::Gpa;
+
+struct Slot {
+    Gpa start;
+    std::uint64_t size = 0;  // bytes, page-aligned
+    std::byte* host = nullptr;
+    std::uint64_t offset = 0;  // of `host` in the memfd
+    bool read_only = false;    // ROM: guest writes are dropped
+};
+
+// Told of writes that did not come through the CPU being interpreted (devices, loaders,
+// other vCPUs), so that decoded or translated code from those pages can be dropped.
+class WriteListener {
+public:
+    virtual ~WriteListener() = default;
+    virtual void on_write(Gpa start, std::uint64_t size) noexcept = 0;
+};
+
+class GuestMemory {
+public:
+    // ram_size: bytes, a multiple of 4 KiB, not zero. `ram` becomes slots through add_slot.
+    static base::Result<std::unique_ptr<GuestMemory>> create(std::uint64_t ram_size);
+
+    // Shows [offset, offset+size) of RAM at guest-physical `start`. Slots may not overlap.
+    base::Result<void> add_slot(Gpa start, std::uint64_t size, std::uint64_t offset,
+                                bool read_only = false);
+
+    [[nodiscard]] std::uint64_t ram_size() const { return ram_.size(); }
+    [[nodiscard]] const std::vector<Slot>& slots() const { return slots_; }
+    [[nodiscard]] int fd() const { return fd_.get(); }
+    [[nodiscard]] std::byte* ram() const { return ram_.data(); }
+
+    // The slot that holds gpa, or nullptr (MMIO or nothing).
+    [[nodiscard]] const Slot* find(Gpa gpa) const
+    {
+        for (const Slot& slot : slots_) {
+            if (gpa.value - slot.start.value < slot.size) return &slot;
+        }
+        return nullptr;
+    }
+    // Host address of one byte of RAM or ROM, nullptr when gpa is not memory.
+    [[nodiscard]] std::byte* host(Gpa gpa) const
+    {
+        const Slot* slot = find(gpa);
+        return slot == nullptr ? nullptr : slot->host + (gpa.value - slot->start.value);
+    }
+    // [gpa, gpa+size) as one span, empty unless all of it lies in one slot.
+    [[nodiscard]] std::span<std::byte> span(Gpa gpa, std::uint64_t size) const;
+
+    // False, and nothing touched, unless every byte is memory. write() refuses ROM and
+    // tells the listeners; load() is for the machine's own loaders and may fill ROM.
+    [[nodiscard]] bool read(Gpa gpa, std::span<std::byte> to) const;
+    [[nodiscard]] bool write(Gpa gpa, std::span<const std::byte> from);
+    [[nodiscard]] bool load(Gpa gpa, std::span<const std::byte> from);
+
+    template <typename T>
+    [[nodiscard]] bool read_value(Gpa gpa, T& value) const
+    {
+        return read(gpa, std::as_writable_bytes(std::span{&value, 1}));
+    }
+    template <typename T>
+    [[nodiscard]] bool write_value(Gpa gpa, const T& value)
+    {
+        return write(gpa, std::as_bytes(std::span{&value, 1}));
+    }
+
+    // Fills RAM with zeros (machine reset) and tells the listeners.
+    void clear();
+
+    // Listeners are added before any vCPU runs and outlive the memory's last write.
+    void add_listener(WriteListener& listener) { listeners_.push_back(&listener); }
+
+private:
+    GuestMemory() = default;
+    bool copy_in(Gpa gpa, std::span<const std::byte> from, bool into_rom);
+
+    base::Fd fd_;
+    base::MappedRegion ram_;
+    std::vector<Slot> slots_;
+    std::vector<WriteListener*> listeners_;
+};
+
+}  // namespace doppel::memory

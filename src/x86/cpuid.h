@@ -1,0 +1,63 @@
+// What CPUID tells the guest. One table per VM, the same for every engine: host features
+// that the engine can honour, our signature, and nothing that is not honoured.
+// SDM volume 2, CPUID.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace doppel::x86 {
+
+struct CpuidResult {
+    std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+    bool operator==(const CpuidResult&) const = default;
+};
+
+struct CpuidEntry {
+    std::uint32_t leaf = 0;
+    std::uint32_t subleaf = 0;
+    bool has_subleaves = false;
+    CpuidResult result;
+};
+
+// State that CPUID reflects at run time.
+struct CpuidInputs {
+    std::uint64_t cr4 = 0;        // OSXSAVE
+    std::uint64_t xcr0 = 0;       // leaf 0xd sizes
+    std::uint64_t apic_base = 0;  // APIC enabled
+    std::uint32_t apic_id = 0;
+};
+
+// Runs CPUID on the host; injected so that a test can describe another host.
+class HostCpuid {
+public:
+    virtual ~HostCpuid() = default;
+    [[nodiscard]] virtual CpuidResult query(std::uint32_t leaf, std::uint32_t subleaf) const = 0;
+};
+const HostCpuid& this_host();
+
+class CpuidPolicy {
+public:
+    // tsc_hz goes into leaf 0x15 and the signature leaf 0x40000010.
+    static CpuidPolicy create(const HostCpuid& host, unsigned vcpus, std::uint64_t tsc_hz);
+
+    // Architecturally exact, out-of-range leaves included (they read as the highest basic).
+    [[nodiscard]] CpuidResult query(std::uint32_t leaf, std::uint32_t subleaf,
+                                    const CpuidInputs& inputs) const;
+    [[nodiscard]] const std::vector<CpuidEntry>& entries() const { return entries_; }
+    // Feature bits by position, for engines that must know: e.g. has(7, 0, 'b', 20) is SMAP.
+    [[nodiscard]] bool has(std::uint32_t leaf, std::uint32_t subleaf, char reg, unsigned bit) const;
+    // XCR0 bits the guest may set: within xcr0::SUPPORTED and the host's.
+    [[nodiscard]] std::uint64_t xcr0_mask() const { return xcr0_mask_; }
+    [[nodiscard]] unsigned physical_address_bits() const { return physical_address_bits_; }
+    // CR4 bits that the features offered allow; others fault with #GP.
+    [[nodiscard]] std::uint64_t cr4_mask() const { return cr4_mask_; }
+
+private:
+    std::vector<CpuidEntry> entries_;
+    std::uint64_t xcr0_mask_ = 0;
+    std::uint64_t cr4_mask_ = 0;
+    unsigned physical_address_bits_ = 0;
+};
+
+}  // namespace doppel::x86

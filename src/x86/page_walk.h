@@ -1,0 +1,51 @@
+// Page walk over guest page tables: 32-bit, PAE and 4-level, with permission checks and
+// accessed/dirty updates. SDM volume 3 chapter 4. Memory is injected as a policy so that
+// a unit test can watch every access.
+#pragma once
+
+#include <cstdint>
+#include <variant>
+
+#include "base/address.h"
+#include "x86/fault.h"
+
+namespace doppel::x86 {
+
+enum class Access : std::uint8_t { read, write, execute };
+
+// Everything the walk depends on besides memory.
+struct PagingState {
+    std::uint64_t cr0 = 0, cr3 = 0, cr4 = 0, efer = 0;
+    std::uint64_t rflags_ac = 0;  // non-zero: SMAP is overridden (explicit supervisor access)
+    unsigned physical_address_bits = 46;
+};
+
+struct Translation {
+    base::Gpa gpa;                // of the byte asked for
+    std::uint64_t page_size = 0;  // 4 KiB, 2 MiB, 4 MiB, 1 GiB
+    // What the TLB may remember: rights of this linear page given the state at the walk.
+    bool user = false, writable = false, executable = false, dirty = false, global = false;
+};
+
+using WalkResult = std::variant<Translation, Fault>;
+
+// The policy: physical loads, and compare-and-swap for A/D bits.
+// read/cas of an address without memory: read gives all ones, cas is dropped (true).
+class PageTableMemory {
+public:
+    virtual ~PageTableMemory() = default;
+    virtual std::uint64_t read(base::Gpa gpa, unsigned size) noexcept = 0;
+    virtual bool compare_and_swap(base::Gpa gpa, unsigned size, std::uint64_t expected,
+                                  std::uint64_t desired) noexcept = 0;
+};
+
+// linear: already checked canonical. user: the access is a user-mode access (CPL 3 and
+// not an implicit supervisor access). Sets A, and D on writes, exactly as hardware does:
+// only when the access is allowed.
+WalkResult walk(PageTableMemory& memory, const PagingState& paging, std::uint64_t linear,
+                Access access, bool user) noexcept;
+
+// PAE with CR3 load: true unless a PDPTE has reserved bits set (SDM 4.4.1).
+bool pae_pdptes_valid(PageTableMemory& memory, const PagingState& paging) noexcept;
+
+}  // namespace doppel::x86
