@@ -23,7 +23,11 @@ struct PagingState {
 struct Translation {
     base::Gpa gpa;                // of the byte asked for
     std::uint64_t page_size = 0;  // 4 KiB, 2 MiB, 4 MiB, 1 GiB
-    // What the TLB may remember: rights of this linear page given the state at the walk.
+    // What the TLB may remember. user, global: of the page, over all levels. writable,
+    // executable: whether an access with the same `user` and PagingState may write or execute
+    // here (WP, SMEP and SMAP included). dirty: the leaf's D bit is set after the walk; a
+    // TLB that lets a write through without it loses the D update. All true but global
+    // when paging is off.
     bool user = false, writable = false, executable = false, dirty = false, global = false;
 };
 
@@ -44,6 +48,10 @@ public:
 // only when the access is allowed.
 WalkResult walk(PageTableMemory& memory, const PagingState& paging, std::uint64_t linear,
                 Access access, bool user) noexcept;
+
+// The same answer, without A/D updates: for debuggers, logs and tests.
+WalkResult probe(PageTableMemory& memory, const PagingState& paging, std::uint64_t linear,
+                 Access access, bool user) noexcept;
 
 // PAE with CR3 load: true unless a PDPTE has reserved bits set (SDM 4.4.1).
 bool pae_pdptes_valid(PageTableMemory& memory, const PagingState& paging) noexcept;
