@@ -44,31 +44,31 @@ enum class SystemType : std::uint8_t {
     TRAP_GATE32 = 15,
 };
 
-constexpr bool is_code(const Segment& s)
+inline bool is_code(const Segment& s)
 {
     return s.code_or_data() && (s.type() & segment_type::CODE) != 0;
 }
-constexpr bool is_data(const Segment& s)
+inline bool is_data(const Segment& s)
 {
     return s.code_or_data() && (s.type() & segment_type::CODE) == 0;
 }
-constexpr bool is_conforming(const Segment& s)
+inline bool is_conforming(const Segment& s)
 {
     return is_code(s) && (s.type() & segment_type::CONFORMING) != 0;
 }
-constexpr bool is_readable(const Segment& s)
+inline bool is_readable(const Segment& s)
 {
     return is_data(s) || (is_code(s) && (s.type() & segment_type::READABLE) != 0);
 }
-constexpr bool is_writable(const Segment& s)
+inline bool is_writable(const Segment& s)
 {
     return is_data(s) && (s.type() & segment_type::WRITABLE) != 0;
 }
-constexpr bool is_expand_down(const Segment& s)
+inline bool is_expand_down(const Segment& s)
 {
     return is_data(s) && (s.type() & segment_type::EXPAND_DOWN) != 0;
 }
-constexpr bool is_system(const Segment& s, SystemType type)
+inline bool is_system(const Segment& s, SystemType type)
 {
     return !s.code_or_data() && s.type() == static_cast<unsigned>(type);
 }
