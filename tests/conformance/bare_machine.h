@@ -1,0 +1,50 @@
+// Builds the little world of case.h around a case, runs it on an engine, and reads the
+// end back: either the code ran to its end or an exception arrived at a stub.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "case.h"
+#include "engines.h"
+#include "x86/cpu_state.h"
+
+namespace doppel::conformance {
+
+struct SeenFault {
+    std::uint8_t vector = 0;
+    std::uint32_t error_code = 0;
+    std::uint64_t cr2 = 0;
+    std::uint64_t rip = 0;
+};
+
+struct Outcome {
+    std::string problem;             // not empty: the run itself went wrong
+    std::optional<SeenFault> fault;  // absent: ran to its end
+    x86::CpuState state;             // at the end, or of the interrupted code
+};
+
+// The state a case starts from on an engine, before its own `in` values.
+x86::CpuState initial_state(Mode mode, Paging paging);
+// Applies one `in`; false for an unknown name.
+bool set_register(x86::CpuState& state, std::string_view name, std::uint64_t value);
+std::optional<std::uint64_t> get_register(const x86::CpuState& state, std::string_view name);
+
+// Writes the world into memory: page tables, GDT, IDT or IVT, TSS, stubs, code.
+void build_world(memory::GuestMemory& memory, const Case& c);
+
+Outcome run_on_engine(TestEngine& engine, const Case& c);
+// A user64 case from a full state, in a world that has user pages only where native.h
+// maps some, so that wild addresses fault alike.
+Outcome run_stream(TestEngine& engine, const Case& c, const x86::CpuState& start);
+
+// Compares an outcome with the case's expectation; every difference as a line of text.
+// read_memory copies guest bytes.
+std::vector<std::string> differences(
+    const Case& c, const Outcome& outcome,
+    const std::function<bool(std::uint64_t, std::span<std::byte>)>& read_memory);
+
+}  // namespace doppel::conformance

@@ -1,0 +1,51 @@
+#include "engines.h"
+
+#include <x86intrin.h>
+
+#include <chrono>
+
+namespace doppel::conformance {
+
+namespace {
+
+// Cases arm no timers: time only has to go on.
+class TestClock final : public bus::VmClock {
+public:
+    std::uint64_t now_ns() const override
+    {
+        return static_cast<std::uint64_t>(
+            std::chrono::steady_clock::now().time_since_epoch().count());
+    }
+    std::uint64_t tsc() const override { return __rdtsc(); }
+    std::uint64_t tsc_hz() const override { return 2'000'000'000; }
+    std::unique_ptr<bus::Timer> create_timer(std::function<void()>) override
+    {
+        class NeverTimer final : public bus::Timer {
+            void arm(std::uint64_t) override {}
+            void cancel() override {}
+        };
+        return std::make_unique<NeverTimer>();
+    }
+};
+
+}  // namespace
+
+TestEngine::~TestEngine() = default;
+
+base::Result<std::unique_ptr<TestEngine>> TestEngine::create(std::string_view engine,
+                                                             std::uint64_t memory_size)
+{
+    std::unique_ptr<TestEngine> test{new TestEngine};
+    test->memory_ = TRY(memory::GuestMemory::create(memory_size));
+    TRY(test->memory_->add_slot(base::Gpa{0}, memory_size, 0));
+    test->clock_ = std::make_unique<TestClock>();
+    test->cpuid_ = std::make_unique<x86::CpuidPolicy>(
+        x86::CpuidPolicy::create(x86::this_host(), 1, test->clock_->tsc_hz()));
+    const engine::EngineConfig config{*test->memory_, *test->clock_, *test->cpuid_, 1};
+    test->engine_ = engine == "kvm" ? TRY(engine::create_kvm_engine(config))
+                                    : TRY(engine::create_interpret_engine(config));
+    test->vcpu_ = TRY(test->engine_->create_vcpu(0));
+    return test;
+}
+
+}  // namespace doppel::conformance

@@ -1,0 +1,29 @@
+// A bare engine for tests: memory, clock, CPUID policy and one vCPU, without a machine.
+#pragma once
+
+#include <memory>
+#include <string_view>
+
+#include "engine/engine.h"
+
+namespace doppel::conformance {
+
+class TestEngine {
+public:
+    static base::Result<std::unique_ptr<TestEngine>> create(std::string_view engine,
+                                                            std::uint64_t memory_size);
+    ~TestEngine();
+
+    memory::GuestMemory& memory() { return *memory_; }
+    engine::Vcpu& vcpu() { return *vcpu_; }
+
+private:
+    TestEngine() = default;
+    std::unique_ptr<memory::GuestMemory> memory_;
+    std::unique_ptr<bus::VmClock> clock_;
+    std::unique_ptr<x86::CpuidPolicy> cpuid_;
+    std::unique_ptr<engine::Engine> engine_;
+    std::unique_ptr<engine::Vcpu> vcpu_;
+};
+
+}  // namespace doppel::conformance

@@ -1,0 +1,318 @@
+#include "generator.h"
+
+#include <Zydis/Zydis.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <optional>
+#include <utility>
+
+#include "bare_machine.h"
+
+namespace doppel::conformance {
+
+namespace {
+
+std::uint64_t pick(Random& random, std::uint64_t below) { return random() % below; }
+std::uint8_t any_byte(Random& random) { return static_cast<std::uint8_t>(random()); }
+
+const ZydisDecoder& decoder()
+{
+    static const ZydisDecoder instance = [] {
+        ZydisDecoder made;
+        ZydisDecoderInit(&made, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+        return made;
+    }();
+    return instance;
+}
+
+// Not for this process to run: privileged state, host state, or results that differ
+// between two runs by nature.
+bool excluded_category(ZydisInstructionCategory category)
+{
+    switch (category) {
+    case ZYDIS_CATEGORY_SYSTEM:
+    case ZYDIS_CATEGORY_SYSCALL:
+    case ZYDIS_CATEGORY_SYSRET:
+    case ZYDIS_CATEGORY_INTERRUPT:
+    case ZYDIS_CATEGORY_IO:
+    case ZYDIS_CATEGORY_IOSTRINGOP:
+    case ZYDIS_CATEGORY_SEGOP:
+    case ZYDIS_CATEGORY_CALL:
+    case ZYDIS_CATEGORY_RET:
+    case ZYDIS_CATEGORY_UNCOND_BR:
+    case ZYDIS_CATEGORY_XSAVE:
+    case ZYDIS_CATEGORY_XSAVEOPT:
+    case ZYDIS_CATEGORY_RDRAND:
+    case ZYDIS_CATEGORY_RDSEED:
+    case ZYDIS_CATEGORY_RDWRFSGS:
+    case ZYDIS_CATEGORY_WAITPKG:
+    case ZYDIS_CATEGORY_SGX:
+    case ZYDIS_CATEGORY_UINTR:
+    case ZYDIS_CATEGORY_CET:
+    case ZYDIS_CATEGORY_MPX:
+    case ZYDIS_CATEGORY_AMX_TILE:
+    case ZYDIS_CATEGORY_KEYLOCKER:
+    case ZYDIS_CATEGORY_KEYLOCKER_WIDE:
+    case ZYDIS_CATEGORY_PKU:
+    case ZYDIS_CATEGORY_VTX:
+    case ZYDIS_CATEGORY_TSX_LDTRK:
+    case ZYDIS_CATEGORY_ENQCMD:
+    case ZYDIS_CATEGORY_SERIALIZE:
+    case ZYDIS_CATEGORY_HRESET:
+    case ZYDIS_CATEGORY_CLDEMOTE:
+    case ZYDIS_CATEGORY_SMAP:
+    case ZYDIS_CATEGORY_RDPID:
+    case ZYDIS_CATEGORY_RDPRU:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool excluded_mnemonic(ZydisMnemonic mnemonic)
+{
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_POPF: case ZYDIS_MNEMONIC_POPFD: case ZYDIS_MNEMONIC_POPFQ:
+    case ZYDIS_MNEMONIC_PUSHF: case ZYDIS_MNEMONIC_PUSHFD: case ZYDIS_MNEMONIC_PUSHFQ:
+    case ZYDIS_MNEMONIC_CPUID: case ZYDIS_MNEMONIC_RDTSC: case ZYDIS_MNEMONIC_RDTSCP:
+    case ZYDIS_MNEMONIC_XBEGIN: case ZYDIS_MNEMONIC_XEND: case ZYDIS_MNEMONIC_XABORT:
+    case ZYDIS_MNEMONIC_XTEST: case ZYDIS_MNEMONIC_HLT: case ZYDIS_MNEMONIC_MONITORX:
+    case ZYDIS_MNEMONIC_MWAITX: case ZYDIS_MNEMONIC_CLZERO: case ZYDIS_MNEMONIC_XLAT:
+    case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_FXSAVE64: case ZYDIS_MNEMONIC_FLDENV: case ZYDIS_MNEMONIC_FRSTOR:
+    case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64: case ZYDIS_MNEMONIC_CLAC:
+    case ZYDIS_MNEMONIC_STAC: case ZYDIS_MNEMONIC_SWAPGS: case ZYDIS_MNEMONIC_PTWRITE:
+        return true;
+    default:
+        return false;
+    }
+}
+
+bool touches_host_registers(const ZydisDecodedOperand* operands, unsigned count)
+{
+    for (unsigned i = 0; i < count; ++i) {
+        const auto& operand = operands[i];
+        if (operand.type == ZYDIS_OPERAND_TYPE_REGISTER) {
+            switch (ZydisRegisterGetClass(operand.reg.value)) {
+            case ZYDIS_REGCLASS_SEGMENT: case ZYDIS_REGCLASS_CONTROL: case ZYDIS_REGCLASS_DEBUG:
+            case ZYDIS_REGCLASS_TEST: case ZYDIS_REGCLASS_TABLE: case ZYDIS_REGCLASS_TMM:
+            case ZYDIS_REGCLASS_BOUND:
+                return true;
+            default: break;
+            }
+        }
+        if (operand.type == ZYDIS_OPERAND_TYPE_POINTER) return true;
+        if (operand.type == ZYDIS_OPERAND_TYPE_MEMORY &&
+            (operand.mem.segment == ZYDIS_REGISTER_FS || operand.mem.segment == ZYDIS_REGISTER_GS)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+// Opcode bytes of a random map; most of the weight on the plain integer maps.
+std::vector<std::uint8_t> random_bytes(Random& random)
+{
+    std::vector<std::uint8_t> bytes;
+    constexpr std::array<std::uint8_t, 4> prefixes{0x66, 0xf3, 0xf2, 0xf0};
+    while (pick(random, 4) == 0 && bytes.size() < 2) bytes.push_back(prefixes[pick(random, 4)]);
+    if (pick(random, 30) == 0) bytes.push_back(0x67);
+    switch (pick(random, 10)) {
+    case 0: case 1:
+        bytes.clear();
+        bytes.push_back(pick(random, 2) == 0 ? 0xc4 : 0xc5);
+        break;
+    case 2:
+        bytes.clear();
+        bytes.push_back(0x62);
+        break;
+    case 3: case 4: case 5:
+        if (pick(random, 2) == 0) bytes.push_back(static_cast<std::uint8_t>(0x40 | pick(random, 16)));
+        bytes.push_back(0x0f);
+        if (pick(random, 4) == 0) bytes.push_back(pick(random, 3) == 0 ? 0x3a : 0x38);
+        break;
+    default:
+        if (pick(random, 2) == 0) bytes.push_back(static_cast<std::uint8_t>(0x40 | pick(random, 16)));
+        break;
+    }
+    while (bytes.size() < 15) bytes.push_back(any_byte(random));
+    return bytes;
+}
+
+// Points displacement at the data pages (absolute) or keeps it near its base.
+void steer_memory(Random& random, std::vector<std::uint8_t>& bytes,
+                  const ZydisDecodedInstruction& instruction, const ZydisDecodedOperand* operands)
+{
+    const auto& displacement = instruction.raw.disp;
+    if (displacement.size != 32) return;
+    bool absolute = false;
+    for (unsigned i = 0; i < instruction.operand_count; ++i) {
+        const auto& operand = operands[i];
+        if (operand.type != ZYDIS_OPERAND_TYPE_MEMORY) continue;
+        absolute = operand.mem.base == ZYDIS_REGISTER_NONE;
+        // Relative to where the code lies: near enough; the stream's length is small.
+        if (operand.mem.base == ZYDIS_REGISTER_RIP) {
+            const auto delta = static_cast<std::uint32_t>(layout::data - layout::code +
+                                                          pick(random, 0x1e00));
+            std::memcpy(bytes.data() + displacement.offset, &delta, sizeof delta);
+            return;
+        }
+    }
+    std::uint32_t value = static_cast<std::uint32_t>(pick(random, 256)) - 128;
+    if (absolute) value = static_cast<std::uint32_t>(layout::data + pick(random, 0x2010));
+    std::memcpy(bytes.data() + displacement.offset, &value, sizeof value);
+}
+
+std::optional<Instruction> random_instruction(Random& random)
+{
+    std::vector<std::uint8_t> bytes = random_bytes(random);
+    ZydisDecodedInstruction instruction;
+    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+    const auto decode = [&] {
+        return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder(), bytes.data(), bytes.size(),
+                                                   &instruction, operands));
+    };
+    if (!decode()) return std::nullopt;
+    if (excluded_category(instruction.meta.category) || excluded_mnemonic(instruction.mnemonic) ||
+        touches_host_registers(operands, instruction.operand_count)) {
+        return std::nullopt;
+    }
+    if (instruction.meta.isa_ext == ZYDIS_ISA_EXT_RTM || instruction.meta.isa_ext == ZYDIS_ISA_EXT_AMX_TILE ||
+        instruction.meta.isa_ext == ZYDIS_ISA_EXT_PADLOCK || instruction.meta.isa_ext == ZYDIS_ISA_EXT_KNC) {
+        return std::nullopt;
+    }
+    Instruction result;
+    if (instruction.meta.category == ZYDIS_CATEGORY_COND_BR) {
+        if (instruction.raw.imm[0].size != 8) return std::nullopt;
+        result.branch = true;
+    }
+    bytes.resize(instruction.length);
+    steer_memory(random, bytes, instruction, operands);
+    result.bytes = std::move(bytes);
+    return result;
+}
+
+std::uint64_t random_value(Random& random)
+{
+    constexpr std::uint64_t interesting[] = {
+        0, 1, 2, 7, 8, 31, 32, 63, 64, 0x7f, 0x80, 0xff, 0x7fff, 0x8000, 0x7fffffff, 0x80000000,
+        0xffffffff, 0x7fffffffffffffff, 0x8000000000000000, 0xffffffffffffffff,
+        0x3ff0000000000000, 0x7ff0000000000000, 0x7ff8000000000000, 0x7ff4000000000000,
+        0x0000000000000001, 0x3f8000003f800000, 0x7f8000007fc00000};
+    switch (pick(random, 4)) {
+    case 0: return interesting[pick(random, std::size(interesting))];
+    case 1: return pick(random, 300);
+    case 2: return random() >> pick(random, 64);
+    default: return random();
+    }
+}
+
+x86::CpuState random_state(Random& random)
+{
+    x86::CpuState state = initial_state(Mode::user64, Paging::level4);
+    state.cr0 |= x86::cr0::AM;
+    for (std::size_t i = 0; i < 16; ++i) {
+        if (i == x86::RSP) continue;
+        switch (pick(random, 3)) {
+        case 0: state.gpr[i] = layout::data + pick(random, 0x2040); break;
+        case 1: state.gpr[i] = layout::data + 8 * pick(random, 0x3f0); break;
+        default: state.gpr[i] = random_value(random); break;
+        }
+    }
+    if (pick(random, 3) != 0) state.gpr[x86::RCX] = pick(random, 40);
+    state.rflags |= random() & x86::rflags::STATUS;
+    if (pick(random, 8) == 0) state.rflags |= x86::rflags::DF;
+    auto& area = state.xsave.bytes;
+    const auto fill = [&](std::size_t at, std::size_t size) {
+        for (std::size_t i = 0; i < size; i += 8) {
+            const std::uint64_t value = random_value(random);
+            std::memcpy(area.data() + at + i, &value, 8);
+        }
+    };
+    fill(160, 256);
+    std::uint64_t present = 3;
+    if (pick(random, 2) == 0 && (state.xcr0 & x86::xcr0::AVX) != 0) {
+        fill(x86::xsave_offset_avx, 256);
+        present |= x86::xcr0::AVX;
+        constexpr auto avx512 = x86::xcr0::OPMASK | x86::xcr0::ZMM_HI256 | x86::xcr0::HI16_ZMM;
+        if (pick(random, 2) == 0 && (state.xcr0 & avx512) == avx512) {
+            fill(x86::xsave_offset_opmask, 64);
+            fill(x86::xsave_offset_zmm_hi256, 512);
+            fill(x86::xsave_offset_hi16_zmm, 1024);
+            present |= avx512;
+        }
+    }
+    std::memcpy(area.data() + 512, &present, 8);
+    // Some runs with floating-point exceptions unmasked.
+    if (pick(random, 6) == 0) area[24 + 0] = static_cast<std::uint8_t>(pick(random, 2) << 7);
+    return state;
+}
+
+}  // namespace
+
+std::vector<std::uint8_t> Stream::lay_out() const
+{
+    std::vector<std::size_t> start;
+    std::vector<std::uint8_t> code;
+    for (const Instruction& instruction : instructions) {
+        start.push_back(code.size());
+        code.insert(code.end(), instruction.bytes.begin(), instruction.bytes.end());
+    }
+    start.push_back(code.size());
+    for (std::size_t i = 0; i < instructions.size(); ++i) {
+        if (!instructions[i].branch) continue;
+        const std::size_t target = i + 1 + instructions[i].bytes.front() % 3;
+        const std::size_t delta = start[std::min(target, instructions.size())] - start[i + 1];
+        code[start[i + 1] - 1] = static_cast<std::uint8_t>(std::min<std::size_t>(delta, 0));
+        if (delta < 128) code[start[i + 1] - 1] = static_cast<std::uint8_t>(delta);
+    }
+    return code;
+}
+
+std::string Stream::text() const
+{
+    ZydisFormatter formatter;
+    ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
+    const std::vector<std::uint8_t> code = lay_out();
+    std::string out;
+    for (std::size_t at = 0; at < code.size();) {
+        ZydisDecodedInstruction instruction;
+        ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+        if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder(), code.data() + at, code.size() - at,
+                                                 &instruction, operands))) {
+            break;
+        }
+        char line[256];
+        ZydisFormatterFormatInstruction(&formatter, &instruction, operands,
+                                        instruction.operand_count_visible, line, sizeof line,
+                                        layout::code + at, nullptr);
+        std::string hex;
+        for (unsigned i = 0; i < instruction.length; ++i) hex += fmt::format("{:02x}", code[at + i]);
+        out += fmt::format("  {:x}: {:<32} {}\n", layout::code + at, hex, line);
+        at += instruction.length;
+    }
+    return out;
+}
+
+Stream random_stream(Random& random, unsigned max_instructions)
+{
+    Stream stream;
+    const std::uint64_t count = 1 + pick(random, max_instructions);
+    while (stream.instructions.size() < count) {
+        if (auto instruction = random_instruction(random)) {
+            stream.instructions.push_back(std::move(*instruction));
+        }
+    }
+    stream.state = random_state(random);
+    stream.memory.resize(0x2000);
+    for (std::size_t i = 0; i < stream.memory.size(); i += 8) {
+        const std::uint64_t value = random_value(random);
+        std::memcpy(stream.memory.data() + i, &value, 8);
+    }
+    return stream;
+}
+
+}  // namespace doppel::conformance

@@ -1,0 +1,34 @@
+// Random user-mode instruction streams: bytes that decode, kept when they may run
+// natively in this process without touching host state, with operands steered so that
+// most memory accesses land in the little world of case.h.
+#pragma once
+
+#include <cstdint>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "x86/cpu_state.h"
+
+namespace doppel::conformance {
+
+using Random = std::mt19937_64;
+
+struct Instruction {
+    std::vector<std::uint8_t> bytes;
+    bool branch = false;  // last byte is a rel8 that lay_out() fills
+};
+
+struct Stream {
+    std::vector<Instruction> instructions;
+    x86::CpuState state;               // user64 initial state with random registers
+    std::vector<std::uint8_t> memory;  // initial bytes of the two data pages
+
+    // Machine code; branches lead forward, to a boundary chosen by their position.
+    [[nodiscard]] std::vector<std::uint8_t> lay_out() const;
+    [[nodiscard]] std::string text() const;  // disassembly, one line each
+};
+
+Stream random_stream(Random& random, unsigned max_instructions);
+
+}  // namespace doppel::conformance
