@@ -36,14 +36,25 @@ public:
 };
 const HostCpuid& this_host();
 
+// IA32_ARCH_CAPABILITIES of a guest whose every instruction is interpreted or run alone in
+// a thunk: no guest instruction stream reaches the processor's speculation, so the guest
+// may skip its mitigations. RDCL_NO IBRS_ALL SKIP_L1DFL_VMENTRY SSB_NO MDS_NO
+// IF_PSCHANGE_MC_NO TAA_NO SBDR_SSDP_NO FBSDP_NO PSDP_NO BHI_NO PBRSB_NO GDS_NO RFDS_NO ITS_NO.
+inline constexpr std::uint64_t arch_capabilities_interpreted =
+    (1u << 0) | (1u << 1) | (1u << 3) | (1u << 4) | (1u << 5) | (1u << 6) | (1u << 8) | (1u << 13) |
+    (1u << 14) | (1u << 15) | (1u << 20) | (1u << 24) | (1u << 26) | (1u << 27) |
+    (std::uint64_t{1} << 62);
+
 class CpuidPolicy {
 public:
     // tsc_hz goes into leaf 0x15 and the signature leaf 0x40000010.
     static CpuidPolicy create(const HostCpuid& host, unsigned vcpus, std::uint64_t tsc_hz);
 
-    // Architecturally exact, out-of-range leaves included (they read as the highest basic).
+    // Architecturally exact, out-of-range leaves included (on Intel they read as the highest
+    // basic). Never fails: unknown leaves are zero.
     [[nodiscard]] CpuidResult query(std::uint32_t leaf, std::uint32_t subleaf,
                                     const CpuidInputs& inputs) const;
+    // As at reset: what CpuidInputs decides has its power-up value, APIC IDs are zero.
     [[nodiscard]] const std::vector<CpuidEntry>& entries() const { return entries_; }
     // Feature bits by position, for engines that must know: e.g. has(7, 0, 'b', 20) is SMAP.
     [[nodiscard]] bool has(std::uint32_t leaf, std::uint32_t subleaf, char reg, unsigned bit) const;
