@@ -1,0 +1,58 @@
+// What the user asked for, and the checks that need nothing but the request and the host.
+// Texts of all errors name the command-line option they are about.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "base/result.h"
+#include "engine/engine.h"
+
+namespace doppel::vm {
+
+enum class ConsoleKind { stdio, none, file, socket };
+
+// The first serial port: --console stdio|none|file:PATH|socket:PATH.
+struct ConsoleSpec {
+    ConsoleKind kind = ConsoleKind::stdio;
+    std::string path;  // file: truncated and written; socket: Unix stream socket, listens
+    bool operator==(const ConsoleSpec&) const = default;
+};
+
+enum class StatsMode { off, text, json };
+
+struct VmConfig {
+    // nullopt is "auto": the command line resolves it before Vm::create(), since saying
+    // which engine was picked and why is its business.
+    std::optional<engine::EngineKind> engine;
+    std::uint64_t memory_bytes = std::uint64_t{512} << 20;
+    unsigned cpus = 1;
+    std::string kernel;   // path, required
+    std::string initrd;   // path, empty: none
+    std::string cmdline;  // may be empty
+    ConsoleSpec console;
+    std::optional<std::uint16_t> debug_exit_port;
+    StatsMode stats = StatsMode::off;
+};
+
+// "auto" gives nullopt inside the result.
+base::Result<std::optional<engine::EngineKind>> parse_engine(std::string_view text);
+// Bytes: a number with an optional K, M, G or T suffix (either case, powers of 1024);
+// `option` goes into the error text, for example "--memory".
+base::Result<std::uint64_t> parse_size(std::string_view option, std::string_view text);
+base::Result<unsigned> parse_cpus(std::string_view text);
+base::Result<ConsoleSpec> parse_console(std::string_view text);
+// Decimal or 0x hexadecimal, 0-0xffff.
+base::Result<std::uint16_t> parse_debug_exit(std::string_view text);
+// "", "text" or "json".
+base::Result<StatsMode> parse_stats(std::string_view text);
+
+// RAM and swap of this host in bytes; 0 when it cannot be told.
+std::uint64_t host_memory_bytes();
+
+// Memory size, number of CPUs, presence of a kernel. host_memory 0 skips the upper bound.
+base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory);
+
+}  // namespace doppel::vm
