@@ -1,0 +1,73 @@
+#!/usr/bin/env python3
+"""Writes an initramfs: busybox with a link for each of its applets, and our init.
+
+Usage: make_initramfs.py BUSYBOX INIT OUTPUT
+
+Writes the newc cpio format itself (see the kernel's
+Documentation/driver-api/early-userspace/buffer-format.rst) rather than through cpio,
+so that device nodes need no root and the same input gives the same bytes.
+"""
+import gzip
+import os
+import stat
+import subprocess
+import sys
+
+
+class Archive:
+    def __init__(self):
+        self.data = bytearray()
+        self.inode = 0
+
+    def add(self, name, mode, content=b"", device=(0, 0)):
+        self.inode += 1
+        fields = [self.inode, mode, 0, 0, 1, 0, len(content), 0, 0, device[0], device[1],
+                  len(name) + 1, 0]
+        self.data += b"070701" + b"".join(b"%08X" % field for field in fields)
+        self.data += name.encode() + b"\0"
+        self._align()
+        self.data += content
+        self._align()
+
+    def folder(self, name):
+        self.add(name, stat.S_IFDIR | 0o755)
+
+    def file(self, name, path, mode):
+        with open(path, "rb") as source:
+            self.add(name, stat.S_IFREG | mode, source.read())
+
+    def link(self, name, target):
+        self.add(name, stat.S_IFLNK | 0o777, target.encode())
+
+    def device(self, name, major, minor):
+        self.add(name, stat.S_IFCHR | 0o600, device=(major, minor))
+
+    def finish(self):
+        self.add("TRAILER!!!", 0)
+        return bytes(self.data)
+
+    def _align(self):
+        self.data += b"\0" * (-len(self.data) % 4)
+
+
+def main():
+    busybox, init, output = sys.argv[1:]
+    applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
+    archive = Archive()
+    for name in ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp"):
+        archive.folder(name)
+    archive.device("dev/console", 5, 1)  # before devtmpfs is mounted, init's own output
+    archive.device("dev/null", 1, 3)
+    archive.file("bin/busybox", busybox, 0o755)
+    for applet in applets.stdout.split():
+        if applet != "busybox":
+            archive.link("bin/" + applet, "busybox")
+    archive.file("init", init, 0o755)
+    packed = gzip.compress(archive.finish(), compresslevel=6, mtime=0)
+    temporary = output + ".new"
+    with open(temporary, "wb") as target:
+        target.write(packed)
+    os.replace(temporary, output)
+
+
+main()
