@@ -92,19 +92,19 @@ def assemble(path, cases):
         case.mode = mode
         source.append(f"section .c{i} vstart={CODE_BASE} align=16\nbits {MODES[mode]}\n"
                       f"default abs\ncase_{i}:\n")
-        # Labels of a case are local to it.
-        source += [re.sub(r"^(\w+):", r".\1:", line) for line in case.code]
-        source.append(f"case_{i}_end:\n")
+        # Labels of a case are local to it: each gets the case's own prefix.
+        labels = [m[1] for line in case.code if (m := re.match(r"(\w+):", line))]
+        pattern = re.compile(r"\b(" + "|".join(labels) + r")\b") if labels else None
+        source += [pattern.sub(rf"case_{i}_\1", line) if pattern else line for line in case.code]
+        source.append(f"case_{i}_finish:\n")
     table = "section .table start=0 align=16\nbits 64\n"
     for i, case in enumerate(cases):
         rip = next((re.search(r"rip=(\S+)", v) for k, v in case.directives if k == "fault"), None)
         label = "0"
         if rip:
             text = rip[1]
-            label = text if re.match(r"^[0-9]", text) else f"case_{i}.{text.lstrip('.')}"
-            if text == "end":
-                label = f"case_{i}_end"
-        table += f"dq section..c{i}.start, case_{i}_end - case_{i}, {label}\n"
+            label = text if re.match(r"^[0-9]", text) else f"case_{i}_{text}"
+        table += f"dq section..c{i}.start, case_{i}_finish - case_{i}, {label}\n"
     with tempfile.TemporaryDirectory() as folder:
         asm, out = os.path.join(folder, "in.asm"), os.path.join(folder, "out.bin")
         open(asm, "w").write(table + "".join(source))

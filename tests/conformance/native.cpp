@@ -138,6 +138,8 @@ base::Result<std::unique_ptr<Native>> Native::create()
     TRY(map_at(layout::data, 0x2000, PROT_READ | PROT_WRITE));
     TRY(map_at(layout::read_only, 0x1000, PROT_READ));
     TRY(map_at(0x30000, 0x1000, PROT_READ | PROT_WRITE));
+    // Present from the start, so that a write reports a protection violation.
+    static_cast<void>(*reinterpret_cast<const volatile char*>(layout::read_only));
     stack_t stack{};
     stack.ss_sp = signal_stack;
     stack.ss_size = sizeof signal_stack;
@@ -165,7 +167,7 @@ Outcome Native::run(std::span<const std::uint8_t> code, const CpuState& state,
     std::memset(reinterpret_cast<void*>(0x30000ul), 0, 0x1000);
     for (const MemoryValue& value : memory) {
         std::byte probe;
-        if (!read_memory(value.address, {&probe, 1}) || value.address >= layout::hole + 0x1000) {
+        if (!read_memory(value.address, {&probe, 1}) || value.address >> 12 == layout::read_only >> 12) {
             outcome.problem = fmt::format("memory at {:#x} is not native", value.address);
             return outcome;
         }
