@@ -17,6 +17,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <vector>
@@ -75,6 +76,11 @@ public:
     unsigned cpl = 0;
     bool stack32 = false;          // SS.B, outside 64-bit mode
     std::uint8_t data_mmu = 0;     // MmuIndex for explicit data accesses
+    // What decoded code depends on: code size, privilege, paging-independent mode bits and,
+    // outside 64-bit mode, the base of CS. Equal keys decode equally.
+    std::uint64_t mode_key = 0;
+    // One iteration of a string instruction at a time (TF, data breakpoints).
+    bool stepping = false;
     // Segment bases as address arithmetic wants them: zero for ES CS SS DS in 64-bit mode;
     // [segment_none] is zero.
     std::array<std::uint64_t, 7> segment_base{};
@@ -152,6 +158,15 @@ public:
     [[nodiscard]] bool io_read(std::uint16_t port, unsigned size, std::uint64_t& value);
     [[nodiscard]] bool io_write(std::uint16_t port, unsigned size, std::uint64_t value);
     void answer_read(std::uint64_t value);  // Vcpu::complete_read
+    // The current instruction has made a device access and has yet to finish: nothing may
+    // come between its restart and its end.
+    [[nodiscard]] bool in_device_access() const { return !device_log_.empty(); }
+    // The instruction (or one iteration of a string instruction) is done.
+    void retire_device_log()
+    {
+        device_log_.clear();
+        device_cursor_ = 0;
+    }
 
     // Guest-physical ranges that the engine serves itself (the local APIC page). Set by Vcpu.
     class PhysicalHook {
@@ -193,11 +208,23 @@ public:
 private:
     friend class Runner;
     friend class MemoryAccess;
+    void choose_tables();
+
     Flow pending_ = Flow::next;
     bool end_block_ = false;
-    Tlb tlb_;
+    bool alignment_checks_ = false;  // CR0.AM, EFLAGS.AC and CPL 3
+    bool data_breakpoints_ = false;  // DR7 watches data
+    bool non_canonical_ = false;     // the pending fault is #GP for a non-canonical address
+    std::uint32_t code_limit_ = 0;
+    // The tables for explicit data accesses: of data_mmu, or an empty one when every access
+    // has to take the slow path (alignment checks, data breakpoints).
+    const TlbEntry* read_table_ = nullptr;
+    const TlbEntry* write_table_ = nullptr;
+    std::unique_ptr<Tlb> tlb_;
     std::vector<DeviceAccess> device_log_;
     std::size_t device_cursor_ = 0;
 };
 
 }  // namespace doppel::engine::interpret
+
+#include "engine/interpret/memory_access.h"

@@ -7,6 +7,7 @@ namespace doppel::engine::interpret {
 
 class Core;
 struct Op;
+struct Block;
 
 // What a handler tells the run loop.
 enum class Flow : std::uint32_t {
@@ -42,6 +43,8 @@ struct Op {
     bool repne = false;
     std::uint8_t extra = 0;          // condition code, sub-operation, ...: the handler's own
     void* data = nullptr;            // native thunk, ...: owned by whoever made the handler
+    // Where this op last left for: the run loop's own.
+    mutable Block* link = nullptr;
 };
 
 }  // namespace doppel::engine::interpret

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <cstdint>
 
 namespace doppel::engine::interpret {
@@ -13,20 +14,44 @@ enum MmuIndex : std::uint8_t { mmu_user, mmu_supervisor, mmu_supervisor_ac, mmu_
 
 struct TlbEntry {
     static constexpr std::uint64_t invalid = ~std::uint64_t{0};
+    // Set in the tag of a writable page that has decoded code: no fast path matches, the slow
+    // path need not walk.
+    static constexpr std::uint64_t code = 1;
     std::uint64_t tag = invalid;   // linear address of the page
     std::uint64_t addend = 0;      // host address = linear + addend
+};
+
+// Where instructions of a page are, in the RAM block of GuestMemory.
+struct FetchEntry {
+    static constexpr std::uint64_t no_memory = ~std::uint64_t{0};
+    std::uint64_t tag = TlbEntry::invalid;
+    std::uint64_t ram_offset = no_memory;  // of the page
 };
 
 struct Tlb {
     static constexpr unsigned bits = 10;
     static constexpr unsigned size = 1u << bits;
+    static constexpr unsigned fetch_size = 256;
     using Table = std::array<TlbEntry, size>;
     static unsigned slot(std::uint64_t linear) { return (linear >> 12) & (size - 1); }
+    static unsigned fetch_slot(std::uint64_t linear) { return (linear >> 12) & (fetch_size - 1); }
 
-    // A page is in `write` only when it is writable RAM, dirty already set, without decoded code.
+    // A page is in `write` (without the code bit) only when it is writable RAM, dirty already
+    // set, without decoded code.
     std::array<Table, mmu_count> read, write;
-    // Pages with translations global in the paging sense, to survive CR3 loads.
-    std::array<std::array<bool, size>, mmu_count> global{};
+    Table empty;  // never filled
+    // Translations global in the paging sense survive CR3 loads: bit 0 of read's, bit 1 of
+    // write's entry.
+    std::array<std::array<std::uint8_t, size>, mmu_count> global{};
+    std::array<bool, mmu_count> used{};  // filled since the last full flush
+    std::array<std::array<FetchEntry, fetch_size>, 2> fetch;  // supervisor, user
+
+    // Regions of which a piece of a large page is here, hashed: INVLPG of such a page has to
+    // drop all its pieces.
+    static constexpr unsigned regions = 512;
+    std::bitset<regions> pieces_2m, pieces_1g;
+    static unsigned region_2m(std::uint64_t linear) { return (linear >> 21) & (regions - 1); }
+    static unsigned region_1g(std::uint64_t linear) { return (linear >> 30) & (regions - 1); }
 };
 
 }  // namespace doppel::engine::interpret

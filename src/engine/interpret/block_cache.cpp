@@ -1,0 +1,201 @@
+#include "engine/interpret/block_cache.h"
+
+#include <algorithm>
+
+#include "base/assert.h"
+#include "engine/interpret/core.h"
+
+namespace doppel::engine::interpret {
+
+namespace {
+
+constexpr std::size_t bucket_count = 1u << 16;
+
+constexpr std::uint64_t page_of(std::uint64_t ram_offset)
+{
+    return ram_offset >> base::page_shift;
+}
+
+}  // namespace
+
+BlockCache::BlockCache(Core& core, memory::GuestMemory& memory)
+    : core_(core), memory_(memory), buckets_(bucket_count, nullptr),
+      pages_(page_of(memory.ram_size())), watched_(page_of(memory.ram_size()))
+{
+    memory.add_listener(*this);
+}
+
+BlockCache::~BlockCache() = default;
+
+std::size_t BlockCache::bucket(std::uint64_t ram_offset, std::uint64_t rip) const
+{
+    const std::uint64_t mixed = (ram_offset ^ (rip << 20)) * 0x9e3779b97f4a7c15;
+    return mixed >> (64 - 16);
+}
+
+Block* BlockCache::find(std::uint64_t ram_offset, std::uint64_t rip, std::uint64_t mode_key) const
+{
+    for (Block* block = buckets_[bucket(ram_offset, rip)]; block != nullptr;
+         block = block->next_in_bucket) {
+        if (block->ram_offset == ram_offset && block->rip == rip && block->mode_key == mode_key) {
+            return block;
+        }
+    }
+    return nullptr;
+}
+
+void BlockCache::verify(Block& block, std::uint64_t linear)
+{
+    block.verified = generation_;
+    jump_entry(block.rip) = &block;
+    jump_pages_.set((linear >> base::page_shift) & (jump_pages_.size() - 1));
+    if (block.second_page != Block::no_page) {
+        jump_pages_.set(((linear >> base::page_shift) + 1) & (jump_pages_.size() - 1));
+    }
+}
+
+Block& BlockCache::add(std::unique_ptr<Block> owned)
+{
+    Block& block = *owned;
+    const std::uint64_t first = block.ram_offset & base::page_mask;
+    if (block.second_page == Block::no_page) {
+        enter_page(page_of(block.ram_offset), first, first + block.bytes - 1, block);
+    } else {
+        enter_page(page_of(block.ram_offset), first, base::page_mask, block);
+        enter_page(page_of(block.second_page), 0, first + block.bytes - 1 - base::page_size, block);
+    }
+    Block*& head = buckets_[bucket(block.ram_offset, block.rip)];
+    block.next_in_bucket = head;
+    head = &block;
+    op_count_ += block.count + 1;
+    ++decoded_blocks_;
+    blocks_.push_back(std::move(owned));
+    return block;
+}
+
+std::uint64_t BlockCache::chunk_mask(std::uint64_t first, std::uint64_t last)
+{
+    const std::uint64_t low = ~std::uint64_t{0} << (first >> chunk_shift);
+    const std::uint64_t high = ~std::uint64_t{0} >> (63 - (last >> chunk_shift));
+    return low & high;
+}
+
+void BlockCache::enter_page(std::uint64_t page, std::uint64_t first, std::uint64_t last,
+                            Block& block)
+{
+    ASSERT(pages_[page] != nullptr && last < base::page_size);
+    pages_[page]->chunks |= chunk_mask(first, last);
+    pages_[page]->blocks.push_back(&block);
+}
+
+void BlockCache::watch(std::uint64_t ram_offset)
+{
+    const std::uint64_t page = page_of(ram_offset);
+    if (pages_[page] != nullptr) return;
+    pages_[page] = std::make_unique<CodePage>();
+    // Before the bytes are read: a writer on another thread writes first and looks at the
+    // flag second, so that one of the two sees the other.
+    watched_[page].store(1, std::memory_order_seq_cst);
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    MemoryAccess::watch_page(core_, ram_offset);
+}
+
+void BlockCache::unlink(Block& block)
+{
+    block.verified = 0;
+    Block** at = &buckets_[bucket(block.ram_offset, block.rip)];
+    while (*at != nullptr && *at != &block) at = &(*at)->next_in_bucket;
+    if (*at != nullptr) *at = block.next_in_bucket;
+}
+
+void BlockCache::drop_page(std::uint64_t page)
+{
+    // A block in two pages may be met again through the other one; unlink() does not mind.
+    for (Block* block : pages_[page]->blocks) unlink(*block);
+    pages_[page].reset();
+    watched_[page].store(0, std::memory_order_relaxed);
+    ++dropped_pages_;
+}
+
+bool BlockCache::written(std::uint64_t ram_offset, std::uint64_t size)
+{
+    if (size == 0) return false;
+    bool dropped = false;
+    const std::uint64_t end = ram_offset + size - 1;
+    for (std::uint64_t page = page_of(ram_offset); page <= page_of(end) && page < pages_.size();
+         ++page) {
+        if (pages_[page] == nullptr) continue;
+        const std::uint64_t first = page == page_of(ram_offset) ? ram_offset & base::page_mask : 0;
+        const std::uint64_t last = page == page_of(end) ? end & base::page_mask : base::page_mask;
+        if ((pages_[page]->chunks & chunk_mask(first, last)) == 0) continue;
+        drop_page(page);
+        dropped = true;
+    }
+    return dropped;
+}
+
+void BlockCache::new_generation()
+{
+    ++generation_;
+    jump_pages_.reset();
+}
+
+void BlockCache::page_changed(std::uint64_t linear)
+{
+    if (jump_pages_.test((linear >> base::page_shift) & (jump_pages_.size() - 1))) new_generation();
+}
+
+void BlockCache::clear()
+{
+    for (std::uint64_t page = 0; page < pages_.size(); ++page) {
+        if (pages_[page] == nullptr) continue;
+        pages_[page].reset();
+        watched_[page].store(0, std::memory_order_relaxed);
+    }
+    std::fill(buckets_.begin(), buckets_.end(), nullptr);
+    jumps_.fill(nullptr);
+    blocks_.clear();
+    op_count_ = 0;
+    new_generation();
+}
+
+void BlockCache::on_write(base::Gpa start, std::uint64_t size) noexcept
+{
+    const std::span<std::byte> range = memory_.span(start, size);
+    if (range.empty()) {
+        // More than one slot: page by page.
+        for (std::uint64_t done = 0; done < size;) {
+            const std::uint64_t part =
+                std::min(size - done, base::page_size - (start + done).page_offset());
+            if (!memory_.span(start + done, part).empty()) on_write(start + done, part);
+            done += part;
+        }
+        return;
+    }
+    const auto ram_offset = static_cast<std::uint64_t>(range.data() - memory_.ram());
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    bool affected = false;
+    for (std::uint64_t page = page_of(ram_offset); page <= page_of(ram_offset + size - 1); ++page) {
+        affected = affected || watched_[page].load(std::memory_order_relaxed) != 0;
+    }
+    if (!affected) return;
+    {
+        const std::lock_guard lock{remote_mutex_};
+        remote_writes_.push_back({ram_offset, size});
+    }
+    remote_pending_.store(true, std::memory_order_release);
+    core_.attention.store(true, std::memory_order_release);
+}
+
+void BlockCache::apply_remote_writes()
+{
+    if (!remote_pending_.exchange(false, std::memory_order_acquire)) return;
+    std::vector<RemoteWrite> writes;
+    {
+        const std::lock_guard lock{remote_mutex_};
+        writes.swap(remote_writes_);
+    }
+    for (const RemoteWrite& write : writes) static_cast<void>(written(write.ram_offset, write.size));
+}
+
+}  // namespace doppel::engine::interpret
