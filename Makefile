@@ -1,0 +1,75 @@
+# The commands of this repository. Each installs what it needs first (only what is
+# missing), so each works as the first one on a fresh Debian 12, as root or with sudo.
+#
+#   make run          build, fetch a Debian kernel, boot it, give a shell
+#   make check        build and run every test that takes seconds; sanitizers; source rules
+#   make check-slow   the tests that take minutes
+#   make build        the binary alone, at build/doppel
+#   make fuzz         every fuzz target for a minute, with sanitizers
+#   make bench        speed, against QEMU's emulator
+#   make clean        remove what was built; downloads stay (make distclean: those too)
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := build
+
+BUILD := build
+SANITIZED := build-asan
+FUZZERS := build-fuzz
+INSTALL := @scripts/install_packages.sh
+# Options of `doppel run` for `make run`, such as RUN="--engine interpret --memory 1G".
+RUN ?=
+FUZZ_SECONDS ?= 60
+
+include guests/guests.mk
+
+.PHONY: build run check check-slow fuzz bench clean distclean
+.PHONY: packages-build packages-guest packages-check packages-bench build-tests sanitized
+
+# Package installation comes before anything that uses the packages, also with -j.
+packages-build:
+	$(INSTALL) build
+packages-guest:
+	$(INSTALL) build guest
+packages-check:
+	$(INSTALL) build guest check
+packages-bench:
+	$(INSTALL) build guest bench
+$(DOWNLOADS)/%.deb $(LINUX_INITRAMFS) $(BARE_GUESTS): | packages-guest
+
+build: packages-build
+	@scripts/build.sh $(BUILD) doppel
+
+run: packages-guest linux-guest
+	@scripts/build.sh $(BUILD) doppel
+	@$(BUILD)/doppel run --kernel $(LINUX_KERNEL) --initrd $(LINUX_INITRAMFS) \
+	    --cmdline console=ttyS0 $(RUN)
+
+build-tests: packages-check
+	@scripts/build.sh $(BUILD) all -DDOPPEL_TESTS=ON
+
+sanitized: packages-check
+	@scripts/build.sh $(SANITIZED) all -DDOPPEL_TESTS=ON -DDOPPEL_SANITIZE=address,undefined
+
+check: packages-check guests
+	@$(MAKE) --no-print-directory build-tests
+	@$(MAKE) --no-print-directory sanitized
+	@scripts/check.sh $(BUILD) $(SANITIZED)
+
+check-slow: packages-check guests
+	@$(MAKE) --no-print-directory build-tests
+	@ctest --test-dir $(BUILD) --output-on-failure -L slow
+
+fuzz:
+	$(INSTALL) build fuzz
+	@scripts/fuzz.sh $(FUZZERS) $(FUZZ_SECONDS)
+
+bench: packages-bench linux-guest
+	@scripts/build.sh $(BUILD) doppel
+	@python3 bench/bench.py $(BUILD)/doppel $(LINUX_KERNEL) $(LINUX_INITRAMFS)
+
+clean:
+	@if [ -d $(BUILD) ]; then \
+	    find $(BUILD) -mindepth 1 -maxdepth 1 ! -path $(DOWNLOADS) -exec rm -rf {} +; fi
+	@rm -rf $(SANITIZED) $(FUZZERS)
+distclean:
+	@rm -rf $(BUILD) $(SANITIZED) $(FUZZERS)

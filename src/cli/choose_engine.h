@@ -1,0 +1,18 @@
+// What `--engine auto` means on this host.
+#pragma once
+
+#include <string>
+
+#include "engine/engine.h"
+
+namespace doppel::cli {
+
+struct EngineChoice {
+    engine::EngineKind kind;
+    std::string reason;  // for one line on stderr
+};
+
+// The fastest engine that works here; interpret always does.
+EngineChoice choose_engine();
+
+}  // namespace doppel::cli

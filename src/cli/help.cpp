@@ -1,0 +1,87 @@
+// What --help prints, at most 80 columns wide.
+#include "cli/command.h"
+
+namespace doppel::cli {
+
+const std::string_view main_help =
+    R"(doppel runs unmodified x86-64 operating systems, with KVM where the host has it
+and without any virtualisation hardware where it does not.
+
+Usage: doppel COMMAND [OPTIONS]
+
+Commands:
+  run        boot a kernel in a virtual machine and connect its console
+  doctor     what this host offers, and which engines will work on it
+  version    print the version (also --version)
+  help       print this text, or the text of a command: doppel help run
+
+Examples:
+  doppel run --kernel vmlinuz --initrd initramfs.gz --cmdline console=ttyS0
+  doppel doctor
+  doppel help run
+)";
+
+const std::string_view run_help =
+    R"(Boots a kernel in a virtual machine and connects its first serial port.
+
+Usage: doppel run --kernel FILE [OPTIONS]
+
+  --kernel FILE       What to boot, recognised by its content: a Linux bzImage
+                      (64-bit boot protocol), an ELF file with a PVH note, or a
+                      multiboot 1 image.
+  --initrd FILE       Initial RAM disk for Linux, first module for multiboot.
+  --cmdline STRING    Kernel command line; for Linux, console=ttyS0 makes it use
+                      the serial port
+  --engine ENGINE     What executes the guest's instructions (default: auto)
+                        auto       the fastest that works here; says which, why
+                        kvm        the Linux kernel's hypervisor, /dev/kvm
+                        interpret  works on every host, slowly
+                        translate  not built yet
+  --memory SIZE       Guest memory, with suffix K, M or G (default: 512M)
+  --cpus N            Number of processors; 1 is all there is for now
+  --console WHERE     The first serial port (default: stdio)
+                        stdio        this terminal
+                        none         thrown away
+                        file:PATH    written to a file, nothing to read
+                        socket:PATH  a Unix socket that one client connects to
+  --debug-exit PORT   End with exit status (V << 1) | 1 when the guest writes V
+                      to this I/O port, such as 0xf4 (default: off)
+  --stats[=json]      At the end, on stderr: engine, wall time, instructions,
+                      exits by cause, interpreter fallbacks
+  --help              Print this text
+
+Keys on the console, when it is a terminal:
+  Ctrl-A x            end the virtual machine
+  Ctrl-A h            list the keys
+  Ctrl-A Ctrl-A       send one Ctrl-A to the guest
+
+Exit status:
+  0  the guest powered off        3  the host lacks something, named
+  2  bad usage                    4  the guest ended badly (triple fault)
+  or what --debug-exit made of the guest's value, always odd
+
+Examples:
+  A Debian kernel with a shell, on the fastest engine:
+    doppel run --kernel vmlinuz --initrd initramfs.gz --cmdline console=ttyS0
+
+  The same on any host, 1 GiB, counting what happened:
+    doppel run --engine interpret --memory 1G --stats \
+        --kernel vmlinuz --initrd initramfs.gz --cmdline console=ttyS0
+
+  A test kernel that reports through a port, its console kept in a file:
+    doppel run --kernel test.elf --debug-exit 0xf4 --console file:test.log
+)";
+
+const std::string_view doctor_help =
+    R"(Says what this host offers to a hypervisor, and which engines will work.
+
+Usage: doppel doctor
+
+Changes nothing and needs no privileges. The exit status is 0 when at least one
+engine works.
+
+Example:
+  doppel doctor
+)";
+
+}  // namespace doppel::cli

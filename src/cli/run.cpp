@@ -1,0 +1,64 @@
+#include <fmt/format.h>
+
+#include <cstdio>
+
+#include "cli/choose_engine.h"
+#include "cli/command.h"
+#include "cli/run_options.h"
+#include "cli/stats.h"
+#include "vm/vm.h"
+
+namespace doppel::cli {
+
+namespace {
+
+// The console owns stdout while the guest runs; what doppel itself says goes to stderr.
+void say(const std::string& line)
+{
+    static_cast<void>(std::fputs(line.c_str(), stderr));
+}
+
+base::Result<void> check_stdout(const vm::VmConfig& config)
+{
+    if (config.console.kind == vm::ConsoleKind::stdio && !stdout_is_open()) {
+        return base::usage_error("--console stdio: standard output is closed; redirect it, or "
+                                 "use --console none");
+    }
+    return {};
+}
+
+base::Result<int> run(vm::VmConfig config)
+{
+    TRY(check_stdout(config));
+    TRY(vm::validate(config, vm::host_memory_bytes()));
+    if (!config.engine) {
+        const EngineChoice choice = choose_engine();
+        config.engine = choice.kind;
+        say(fmt::format("doppel: engine {}: {}\n", engine::name(choice.kind), choice.reason));
+    }
+    const auto machine = TRY(vm::Vm::create(config));
+    const vm::VmResult result = machine->run();
+    switch (result.kind) {
+        case vm::VmResult::Kind::triple_fault:
+            say(fmt::format("doppel: The guest ended badly: {}\n", result.text));
+            break;
+        case vm::VmResult::Kind::failed: say(fmt::format("doppel: {}\n", result.text)); break;
+        default: break;
+    }
+    if (config.stats == vm::StatsMode::text) say(stats_text(machine->stats()));
+    if (config.stats == vm::StatsMode::json) say(stats_json(machine->stats()));
+    return result.exit_status();
+}
+
+}  // namespace
+
+int run_command(const Arguments& arguments)
+{
+    const base::Result<RunRequest> request = parse_run(arguments);
+    if (!request) return fail(request.error());
+    if (request->help) return print(run_help);
+    const base::Result<int> status = run(request->config);
+    return status ? *status : fail(status.error());
+}
+
+}  // namespace doppel::cli

@@ -1,0 +1,129 @@
+#include "cli/run_options.h"
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <array>
+#include <optional>
+#include <utility>
+
+namespace doppel::cli {
+
+namespace {
+
+// As typed; empty optionals were not given.
+struct Typed {
+    bool help = false;
+    std::optional<std::string> engine, memory, cpus, kernel, initrd, cmdline, console, debug_exit;
+    std::string stats;
+};
+
+struct OptionName {
+    const char* name;
+    const char* value;
+    std::optional<std::string> Typed::*field;
+};
+
+constexpr std::array option_names{
+    OptionName{"--engine", "ENGINE", &Typed::engine},
+    OptionName{"--memory", "SIZE", &Typed::memory},
+    OptionName{"--cpus", "N", &Typed::cpus},
+    OptionName{"--kernel", "FILE", &Typed::kernel},
+    OptionName{"--initrd", "FILE", &Typed::initrd},
+    OptionName{"--cmdline", "STRING", &Typed::cmdline},
+    OptionName{"--console", "WHERE", &Typed::console},
+    OptionName{"--debug-exit", "PORT", &Typed::debug_exit},
+};
+
+constexpr const char* see_help = "; see 'doppel help run'";
+
+// CLI11 reports by exception; its texts do not say what to do.
+base::Error describe(const CLI::App& app, const CLI::ParseError& error)
+{
+    const std::vector<std::string> left = app.remaining();
+    if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr && !left.empty()) {
+        const bool option = left.front().starts_with('-');
+        return base::usage_error((option ? "Unknown option '" : "Unexpected argument '") +
+                                 left.front() + "'" + see_help);
+    }
+    return base::usage_error(std::string{error.what()} + see_help);
+}
+
+// CLI11 takes the argument after "--option=" for its value, and one that looks like an
+// option for a missing value; both are settled before it sees them.
+base::Result<void> check_shape(const Arguments& arguments)
+{
+    for (std::size_t i = 0; i < arguments.size(); ++i) {
+        const auto option = std::find_if(option_names.begin(), option_names.end(),
+                                         [&](const OptionName& o) { return arguments[i] == o.name; });
+        if (option == option_names.end()) continue;
+        if (i + 1 == arguments.size()) {
+            return base::usage_error(std::string{option->name} + ' ' + option->value +
+                                     ": no value given" + see_help);
+        }
+        if (arguments[i + 1].starts_with("--")) {
+            return base::usage_error(std::string{option->name} + ' ' + option->value +
+                                     ": no value given, found '" + arguments[i + 1] +
+                                     "'; a value that begins with -- goes after '='");
+        }
+        ++i;
+    }
+    return {};
+}
+
+base::Result<Typed> read(const Arguments& arguments)
+{
+    TRY(check_shape(arguments));
+    Typed typed;
+    CLI::App app;
+    app.set_help_flag();
+    app.add_flag("-h,--help", typed.help);
+    for (const OptionName& option : option_names) {
+        app.add_option_function<std::string>(
+               option.name,
+               [&typed, &option](const std::string& value) { typed.*option.field = value; })
+            ->multi_option_policy(CLI::MultiOptionPolicy::Throw)
+            ->trigger_on_parse(false);
+    }
+    app.add_flag("--stats{text}", typed.stats);
+    try {
+        app.parse(Arguments{arguments.rbegin(), arguments.rend()});
+    } catch (const CLI::ParseError& error) {
+        return describe(app, error);
+    }
+    return typed;
+}
+
+base::Result<vm::VmConfig> check(const Typed& typed)
+{
+    vm::VmConfig config;
+    if (typed.engine) config.engine = TRY(vm::parse_engine(*typed.engine));
+    if (typed.memory) config.memory_bytes = TRY(vm::parse_size("--memory", *typed.memory));
+    if (typed.cpus) config.cpus = TRY(vm::parse_cpus(*typed.cpus));
+    if (typed.console) config.console = TRY(vm::parse_console(*typed.console));
+    if (typed.debug_exit) config.debug_exit_port = TRY(vm::parse_debug_exit(*typed.debug_exit));
+    if (!typed.stats.empty()) config.stats = TRY(vm::parse_stats(typed.stats));
+    if (!typed.kernel || typed.kernel->empty()) {
+        return base::usage_error("--kernel FILE: not given; name a bzImage, an ELF file with a "
+                                 "PVH note or a multiboot image");
+    }
+    config.kernel = *typed.kernel;
+    if (typed.initrd) {
+        if (typed.initrd->empty()) {
+            return base::usage_error("--initrd FILE: the name is empty; leave the option out for none");
+        }
+        config.initrd = *typed.initrd;
+    }
+    config.cmdline = typed.cmdline.value_or("");
+    return config;
+}
+
+}  // namespace
+
+base::Result<RunRequest> parse_run(const Arguments& arguments)
+{
+    Typed typed = TRY(read(arguments));
+    if (typed.help) return RunRequest{.help = true, .config = {}};
+    return RunRequest{.help = false, .config = TRY(check(typed))};
+}
+
+}  // namespace doppel::cli
