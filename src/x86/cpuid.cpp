@@ -126,12 +126,13 @@ std::uint64_t usable_xcr0(const HostCpuid& host, std::uint32_t max_leaf)
     return mask;
 }
 
-// Linux computes crystal_khz * numerator in 32 bits, and takes the crystal for the APIC
-// timer's clock. So the crystal is apic_bus_hz, and the ratio is the best fraction whose
-// numerator keeps that product in range: off by less than a part in ten million.
+// Leaf 0x15: TSC = crystal * numerator / denominator. Linux computes that in kHz and in 32
+// bits, and takes the crystal for the APIC timer's clock, too. So the ratio is the best one
+// for a crystal of apic_bus_hz whose product stays in range, and the crystal is then bent,
+// by some ten parts in a million at the most, until the TSC is right to half a part.
 constexpr std::uint32_t max_numerator = 4294;
 struct Ratio {
-    std::uint32_t numerator = 0, denominator = 0;
+    std::uint32_t numerator = 0, denominator = 0, crystal_hz = 0;
 };
 Ratio tsc_ratio(std::uint64_t tsc_hz)
 {
@@ -143,11 +144,14 @@ Ratio tsc_ratio(std::uint64_t tsc_hz)
         const double denominator = std::max(1.0, std::round(numerator / target));
         const double error = std::abs(numerator / denominator / target - 1);
         if (error < best_error * (1 - 1e-6) && error < best_error - 1e-12) {
-            best = {numerator, static_cast<std::uint32_t>(denominator)};
+            const double crystal = static_cast<double>(tsc_hz) * denominator / numerator;
+            best = {numerator, static_cast<std::uint32_t>(denominator),
+                    static_cast<std::uint32_t>(std::round(crystal / 1000)) * 1000};
             best_error = error;
         }
     }
-    return best;
+    // Nothing comes near for a TSC beyond all reason; say nothing rather than something wrong.
+    return best_error < 1e-4 ? best : Ratio{};
 }
 
 std::uint32_t ceil_log2(unsigned value)
@@ -310,7 +314,7 @@ private:
     {
         const Ratio ratio = tsc_ratio(tsc_hz_);
         if (ratio.numerator == 0) return;
-        add(0x15, {ratio.denominator, ratio.numerator, static_cast<std::uint32_t>(apic_bus_hz), 0});
+        add(0x15, {ratio.denominator, ratio.numerator, ratio.crystal_hz, 0});
         const auto mhz = static_cast<std::uint32_t>(std::min<std::uint64_t>(
             (tsc_hz_ + 500'000) / 1'000'000, 0xffff));
         add(0x16, {mhz, mhz, 100, 0});
