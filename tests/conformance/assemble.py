@@ -90,7 +90,9 @@ def assemble(path, cases):
         if mode not in MODES:
             fail(case, f"unknown mode {mode}")
         case.mode = mode
-        source.append(f"section .c{i} vstart={CODE_BASE} align=16\nbits {MODES[mode]}\n"
+        # Segmented modes see their code at offset 0.
+        base = 0 if mode in ("real16", "prot16", "vm86") else CODE_BASE
+        source.append(f"section .c{i} vstart={base} align=16\nbits {MODES[mode]}\n"
                       f"default abs\ncase_{i}:\n")
         # Labels of a case are local to it: each gets the case's own prefix.
         labels = [m[1] for line in case.code if (m := re.match(r"(\w+):", line))]
