@@ -32,7 +32,7 @@ BARE_GUESTS := $(BARE_SOURCES:guests/bare/%.S=$(GUESTS)/bare/%.elf)
 $(GUESTS)/bare/%.elf: guests/bare/%.S guests/bare/bare.h guests/bare/bare.ld
 	@mkdir -p $(@D)
 	@gcc -m32 -c -nostdlib -Wa,--fatal-warnings -I guests/bare -o $(@:.elf=.o) $<
-	@ld -m elf_i386 -n --build-id=none -T guests/bare/bare.ld -o $@ $(@:.elf=.o)
+	@ld -m elf_i386 -n --build-id=none --no-warn-rwx-segments -T guests/bare/bare.ld -o $@ $(@:.elf=.o)
 
 # What needs no network, and what may.
 .PHONY: bare-guests linux-guest guests
