@@ -1,0 +1,71 @@
+"""Bare guests on the engine that the environment names: ports, MMIO, interrupts, reset, the
+ways to end, statistics."""
+import json
+
+from harness import ENGINE, PASSED, TestCase, bare, main, run, run_bare
+
+
+class Bare(TestCase):
+    def passes(self, name, *arguments):
+        result = run_bare(name, *arguments)
+        self.assertEqual(result.returncode, PASSED, result.stdout + result.stderr)
+        self.assertIn("PASSED", result.stdout)
+        return result
+
+    def test_ports(self):
+        self.passes("ports")
+
+    def test_mmio(self):
+        self.passes("mmio")
+
+    def test_interrupts(self):
+        self.passes("interrupts")
+
+    def test_reset(self):
+        text = self.passes("reset").stdout
+        for way in ["keyboard controller: ok", "port 92: ok", "port cf9: ok"]:
+            self.assertIn(way, text)
+
+    def test_debug_exit(self):
+        for value, width in [(0, "byte"), (1, "word"), (2, "doubleword")]:
+            with self.subTest(width=width):
+                result = run_bare("debug_exit", "--cmdline", f"width={value}")
+                self.assertEqual(result.returncode, (value << 1) | 1, result.stderr)
+
+    def test_debug_exit_is_off_by_default(self):
+        result = run("run", "--engine", ENGINE, "--kernel", bare("console"),
+                     input="qt", stdin=None)
+        self.assertEqual(result.returncode, 4, result.stderr)
+
+    def test_triple_fault(self):
+        result = run_bare("triple_fault")
+        self.assertEqual(result.returncode, 4, result.stderr)
+        self.assert_one_line(result.stderr)
+
+    def test_stats_text(self):
+        result = self.passes("ports", "--stats")
+        self.assertIn(ENGINE, result.stderr)
+        self.assertIn("wall time", result.stderr)
+        self.assertIn("exits", result.stderr)
+
+    def test_stats_json(self):
+        stats = json.loads(self.passes("ports", "--stats=json").stderr)
+        self.assertEqual(stats["engine"], ENGINE)
+        self.assertGreater(stats["wall_seconds"], 0)
+        self.assertTrue(any(name.startswith("exits.") for name in stats["counters"]), stats)
+        if ENGINE == "interpret":
+            self.assertGreater(stats["instructions"], 1000)
+
+    def test_end_of_input_powers_off(self):
+        result = run_bare("console")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertIn("ready", result.stdout)
+
+    def test_memory_sizes(self):
+        for size in ["16M", "512M", "3G", "6G"]:
+            with self.subTest(size=size):
+                self.passes("ports", "--memory", size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What the end-to-end tests share: where things are, and how to run doppel.
+
+The environment says where: DOPPEL (the binary), GUESTS (build/guests), ENGINE (for the
+tests that run on several)."""
+import os
+import pty
+import select
+import subprocess
+import sys
+import tempfile
+import termios
+import time
+import unittest
+
+DOPPEL = os.path.abspath(os.environ.get("DOPPEL", "build/doppel"))
+GUESTS = os.path.abspath(os.environ.get("GUESTS", "build/guests"))
+ENGINE = os.environ.get("ENGINE", "interpret")
+KERNEL = os.path.join(GUESTS, "linux", "vmlinuz")
+INITRAMFS = os.path.join(GUESTS, "linux", "initramfs.gz")
+# Machines with little to spare run several tests at once.
+PATIENCE = float(os.environ.get("PATIENCE", "1"))
+BARE_SECONDS = 60 * PATIENCE
+LINUX_SECONDS = 400 * PATIENCE
+
+# Statuses of bare guests that report through the debug exit port, guests/bare/bare.h.
+PASSED = (0x20 << 1) | 1
+
+
+def bare(name):
+    return os.path.join(GUESTS, "bare", name + ".elf")
+
+
+def run(*arguments, seconds=BARE_SECONDS, **options):
+    """Runs doppel to its end; output as text, broken bytes replaced."""
+    options.setdefault("stdin", subprocess.DEVNULL)
+    options.setdefault("stdout", subprocess.PIPE)
+    options.setdefault("stderr", subprocess.PIPE)
+    return subprocess.run([DOPPEL, *arguments], timeout=seconds, text=True, errors="replace",
+                          **options)
+
+
+def run_bare(name, *arguments, **options):
+    return run("run", "--engine", ENGINE, "--kernel", bare(name), "--debug-exit", "0xf4",
+               *arguments, **options)
+
+
+class Terminal:
+    """doppel on a terminal of its own, whose settings can be looked at."""
+
+    def __init__(self, *arguments, seconds=BARE_SECONDS):
+        self.master, self.slave = pty.openpty()
+        self.before = self.settings()
+        self.process = subprocess.Popen([DOPPEL, *arguments], stdin=self.slave,
+                                        stdout=self.slave, stderr=self.slave,
+                                        start_new_session=True)
+        self.seconds = seconds
+        self.output = b""
+
+    def settings(self):
+        return termios.tcgetattr(self.slave)
+
+    def send(self, data):
+        os.write(self.master, data)
+
+    def expect(self, wanted):
+        """Reads until the bytes appear after what was expected before; returns all before."""
+        deadline = time.monotonic() + self.seconds
+        while wanted not in self.output:
+            left = deadline - time.monotonic()
+            if left <= 0 or not self._read(left):
+                raise AssertionError(f"{wanted!r} did not appear; the output was:\n"
+                                     + self.output.decode(errors="replace"))
+        before, _, self.output = self.output.partition(wanted)
+        return before
+
+    def wait(self):
+        """The exit status; what is still printed meanwhile goes to self.output."""
+        deadline = time.monotonic() + self.seconds
+        while self.process.poll() is None:
+            if time.monotonic() > deadline:
+                raise AssertionError("doppel did not end; the output was:\n"
+                                     + self.output.decode(errors="replace"))
+            self._read(0.05)
+        while self._read(0):
+            pass
+        return self.process.returncode
+
+    def close(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        os.close(self.master)
+        os.close(self.slave)
+
+    def _read(self, seconds):
+        readable, _, _ = select.select([self.master], [], [], seconds)
+        if not readable:
+            return False
+        self.output += os.read(self.master, 65536)
+        return True
+
+
+class TestCase(unittest.TestCase):
+    def setUp(self):
+        self.folder = tempfile.TemporaryDirectory()
+        self.addCleanup(self.folder.cleanup)
+
+    def path(self, name, content=None):
+        path = os.path.join(self.folder.name, name)
+        if content is not None:
+            with open(path, "wb") as file:
+                file.write(content)
+        return path
+
+    def terminal(self, *arguments, **options):
+        terminal = Terminal(*arguments, **options)
+        self.addCleanup(terminal.close)
+        return terminal
+
+    def assert_one_line(self, text):
+        """An error for a person: one line, ended, with a name in front."""
+        self.assertTrue(text.startswith("doppel: "), text)
+        self.assertTrue(text.endswith("\n"), text)
+        self.assertEqual(text.count("\n"), 1, text)
+        self.assertLess(len(text), 400, text)
+
+
+def kvm_is_missing():
+    """Why the tests under KVM cannot run here, or None."""
+    try:
+        os.close(os.open("/dev/kvm", os.O_RDWR))
+    except OSError as error:
+        return f"/dev/kvm: {error.strerror}"
+    return None
+
+
+def main():
+    """Status 77 (skipped, for ctest) when the engine is not to be had here."""
+    if ENGINE == "kvm" and kvm_is_missing():
+        print("SKIPPED, no tests under KVM here:", kvm_is_missing())
+        sys.exit(77)
+    unittest.main(verbosity=2)

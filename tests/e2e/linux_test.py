@@ -1,0 +1,63 @@
+"""The Debian kernel from its banner to a shell and back off, under the interpreter."""
+import json
+import re
+import subprocess
+
+from harness import (DOPPEL, ENGINE, INITRAMFS, KERNEL, LINUX_SECONDS, TestCase, main, run)
+
+LINUX = ("run", "--engine", ENGINE, "--kernel", KERNEL, "--initrd", INITRAMFS)
+
+
+class Linux(TestCase):
+    def test_shell_on_a_terminal(self):
+        terminal = self.terminal(*LINUX, "--cmdline", "console=ttyS0", "--stats=json",
+                                 seconds=LINUX_SECONDS)
+        terminal.expect(b"Linux version 6.")
+        terminal.expect(b"doppel: init is running")
+        terminal.expect(b"doppel# ")
+        terminal.send(b"echo $((6 * 7)) apples\r")
+        terminal.expect(b"\n42 apples")
+        terminal.expect(b"doppel# ")
+        # Control characters reach the guest's terminal: the signal ends the sleep.
+        terminal.send(b"sleep 1000\r")
+        terminal.expect(b"sleep 1000")
+        terminal.send(b"\x03")
+        terminal.expect(b"doppel# ")
+        terminal.send(b"cat /proc/interrupts | grep -c ttyS0\r")
+        terminal.expect(b"\n1\r")
+        terminal.expect(b"doppel# ")
+        terminal.send(b"test $(date +%s) -gt 1700000000 && echo the year is $(date +%Y)\r")
+        terminal.expect(b"\nthe year is 20")
+        terminal.expect(b"doppel# ")
+        terminal.send(b"exit\r")
+        terminal.expect(b"doppel: powering off")
+        self.assertEqual(terminal.wait(), 0)
+        self.assertEqual(terminal.settings(), terminal.before)
+        stats = json.loads(re.search(rb"\{\"engine.*\}", terminal.output).group())
+        self.assertEqual(stats["engine"], ENGINE)
+        self.assertGreater(stats["wall_seconds"], 0)
+
+    def test_end_of_input_into_a_pipe(self):
+        result = run(*LINUX, "--cmdline", "console=ttyS0", seconds=LINUX_SECONDS)
+        self.assertEqual(result.returncode, 0, result.stderr[-2000:])
+        for text in ["Linux version 6.", "doppel: init is running", "doppel: powering off"]:
+            self.assertIn(text, result.stdout)
+
+    def test_reboot_in_place(self):
+        process = subprocess.Popen([DOPPEL, *LINUX, "--cmdline",
+                                    'console=ttyS0 doppel.run="reboot -f"'],
+                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                   stderr=subprocess.STDOUT)
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        self.addCleanup(process.stdout.close)
+        banners = 0
+        for line in process.stdout:
+            banners += line.count(b"Linux version 6.")
+            if banners == 2:
+                return
+        self.fail("the machine did not start a second time")
+
+
+if __name__ == "__main__":
+    main()
