@@ -42,7 +42,8 @@ inline constexpr std::uint64_t lapic_start = 0xfee00000;
 // What the direct kernel boot leaves in conventional memory. Kernels that boot protocols
 // enter without firmware must not be loaded over it.
 namespace low {
-inline constexpr std::uint64_t gdt = 0x500;             // 4 entries
+inline constexpr std::uint64_t gdt = 0x500;             // 6 entries
+inline constexpr std::uint64_t gdt_size = 6 * 8;
 inline constexpr std::uint64_t boot_info = 0x6000;      // PVH start info or multiboot info
 inline constexpr std::uint64_t boot_info_size = 0x1000;
 inline constexpr std::uint64_t boot_params = 0x7000;    // Linux zero page

@@ -24,6 +24,7 @@ base::Result<BootPlan> plan_pvh(const BootRequest& request, std::uint64_t entry)
 std::optional<std::size_t> find_multiboot_header(std::span<const std::byte> image);
 base::Result<BootPlan> plan_multiboot(const BootRequest& request, std::size_t header);
 
+LoadSegment made_segment(std::uint64_t start, std::vector<std::byte> bytes);
 // The command line with its final zero at layout::low::cmdline.
 base::Result<LoadSegment> place_cmdline(Placer& placer, const std::string& text);
 
@@ -33,7 +34,8 @@ x86::CpuState long_mode_entry(std::uint64_t rip);
 std::vector<std::byte> identity_page_tables();
 // 32-bit protected mode, flat segments, paging off (PVH and multiboot).
 x86::CpuState protected_mode_entry(std::uint32_t eip);
-// The table that both states' selectors refer to, for layout::low::gdt.
-std::vector<std::byte> boot_gdt();
+// The table that an entry state's selectors refer to, for layout::low::gdt.
+enum class CodeWidth { bits32, bits64 };
+std::vector<std::byte> boot_gdt(CodeWidth width);
 
 }  // namespace doppel::machine::boot
