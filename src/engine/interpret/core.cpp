@@ -95,6 +95,7 @@ void Core::import_state(const x86::CpuState& from)
 
 void Core::update_mode()
 {
+    end_block_ = true;  // what follows was decoded for the old mode
     const bool protected_mode = state.protected_mode();
     const bool vm86 = protected_mode && state.vm86();
     const x86::Segment& cs = state.segments[x86::CS];

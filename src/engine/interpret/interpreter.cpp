@@ -1,0 +1,183 @@
+#include "engine/interpret/interpreter.h"
+
+#include "engine/interpret/block_cache.h"
+#include "engine/interpret/core.h"
+#include "engine/interpret/runner.h"
+#include "engine/interpret/system/system.h"
+#include "engine/interpret/thunk/thunk.h"
+
+namespace doppel::engine::interpret {
+
+namespace {
+
+constexpr std::uint64_t apic_global_enable = 1u << 11;
+constexpr std::uint64_t apic_x2apic_enable = 1u << 10;
+
+// The local APIC's page in xAPIC mode: 32-bit registers, 16 bytes apart (SDM volume 3
+// section 11.4.1). Other sizes and offsets are undefined there; they read as the register's
+// bytes and zeros, and narrow writes do nothing.
+class ApicPage final : public Core::PhysicalHook {
+public:
+    ApicPage(Core& core, System& system) : core_(core), system_(system) {}
+
+    bool read(base::Gpa gpa, unsigned size, std::uint64_t& value) noexcept override
+    {
+        if (!inside(gpa)) return false;
+        value = 0;
+        const unsigned byte = gpa.value & 0xf;
+        if (byte >= 4) return true;
+        if (!system_.environment().apic_read(reg(gpa), value)) return refuse();
+        value = (value & 0xffffffff) >> (8 * byte);
+        if (size < 4) value &= (std::uint64_t{1} << (8 * size)) - 1;
+        return true;
+    }
+
+    bool write(base::Gpa gpa, unsigned size, std::uint64_t value) noexcept override
+    {
+        if (!inside(gpa)) return false;
+        if (size < 4 || (gpa.value & 0xf) != 0) return true;
+        return system_.environment().apic_write(reg(gpa), value & 0xffffffff) || refuse();
+    }
+
+private:
+    [[nodiscard]] bool inside(base::Gpa gpa) const
+    {
+        const std::uint64_t base = core_.state.apic_base;
+        return (base & (apic_global_enable | apic_x2apic_enable)) == apic_global_enable &&
+               gpa.page() == (base & 0xffffffffff000) >> base::page_shift;
+    }
+    static std::uint32_t reg(base::Gpa gpa)
+    {
+        return static_cast<std::uint32_t>(gpa.page_offset() >> 4);
+    }
+    // The access then looks like one of a device; the run loop stops before the instruction.
+    bool refuse()
+    {
+        system_.environment_refused = true;
+        return false;
+    }
+
+    Core& core_;
+    System& system_;
+};
+
+class BlockInterpreter final : public Interpreter {
+public:
+    BlockInterpreter(memory::GuestMemory& memory, bus::VmClock& clock,
+                     const x86::CpuidPolicy& cpuid, Environment& environment,
+                     std::unique_ptr<ThunkCache> thunks)
+        : core_(memory, clock, cpuid), blocks_(core_, memory), system_(core_, environment),
+          apic_page_(core_, system_), runner_(core_, system_, blocks_)
+    {
+        core_.blocks = &blocks_;
+        core_.system = &system_;
+        core_.thunks = thunks.release();
+        core_.physical_hook = &apic_page_;
+    }
+    ~BlockInterpreter() override { destroy_thunks(core_); }
+
+    void set_state(const x86::CpuState& state) override
+    {
+        shut_down_ = false;
+        core_.import_state(state);
+    }
+    [[nodiscard]] x86::CpuState state() const override { return core_.export_state(); }
+
+    Stop execute(std::uint64_t instructions) override
+    {
+        if (shut_down_) return Stop::exit;
+        const Stop stop = runner_.run(instructions);
+        if (stop == Stop::exit) shut_down_ = std::holds_alternative<ShutdownExit>(core_.exit);
+        return stop;
+    }
+    [[nodiscard]] const Exit& exit() const override { return core_.exit; }
+    void complete_read(std::uint64_t value) override { core_.answer_read(value); }
+    void request_attention() override { core_.attention.store(true, std::memory_order_seq_cst); }
+    void request_interrupt_window(bool wanted) override
+    {
+        core_.interrupt_window = wanted ? x86::rflags::IF : 0;
+        core_.end_block();
+    }
+
+    [[nodiscard]] bool interruptible() const override
+    {
+        return interrupts_enabled() && !core_.state.events.interrupt_shadow &&
+               !core_.in_device_access() && !shut_down_;
+    }
+    [[nodiscard]] bool nmi_allowed() const override
+    {
+        return !core_.state.events.nmi_blocked && !core_.state.events.interrupt_shadow &&
+               !core_.in_device_access() && !shut_down_;
+    }
+    [[nodiscard]] bool interrupts_enabled() const override
+    {
+        return (core_.state.rflags & x86::rflags::IF) != 0;
+    }
+    void deliver_interrupt(std::uint8_t vector) override
+    {
+        wake();
+        ++core_.interrupts;
+        inject(vector, InterruptKind::external);
+    }
+    void deliver_nmi() override
+    {
+        wake();
+        core_.state.events.nmi_pending = false;
+        inject(static_cast<std::uint8_t>(Vector::NMI), InterruptKind::nmi);
+        core_.state.events.nmi_blocked = true;
+    }
+    void wake() override
+    {
+        if (core_.state.events.activity == x86::Activity::halted) {
+            core_.state.events.activity = x86::Activity::running;
+        }
+    }
+
+    [[nodiscard]] std::uint64_t instructions() const override { return core_.instructions; }
+    void counters(base::CounterList& list) const override;
+
+private:
+    // A triple fault is reported by the next execute().
+    void inject(std::uint8_t vector, InterruptKind kind)
+    {
+        if (!system_.deliver_interrupt(vector, kind)) shut_down_ = true;
+    }
+
+    Core core_;
+    BlockCache blocks_;
+    System system_;
+    ApicPage apic_page_;
+    Runner runner_;
+    bool shut_down_ = false;
+};
+
+void BlockInterpreter::counters(base::CounterList& list) const
+{
+    list.add("interpreter.instructions", core_.instructions);
+    list.add("interpreter.blocks_run", core_.blocks_run);
+    list.add("interpreter.blocks_decoded", blocks_.decoded_blocks());
+    list.add("interpreter.code_pages_dropped", blocks_.dropped_pages());
+    list.add("interpreter.memory_slow_paths", core_.tlb_misses);
+    list.add("interpreter.page_walks", core_.page_walks);
+    list.add("interpreter.thunk_runs", core_.thunk_runs);
+    list.add("interpreter.device_exits", core_.device_exits);
+    list.add("interpreter.interrupts", core_.interrupts);
+    for (std::size_t vector = 0; vector < core_.exceptions.size(); ++vector) {
+        if (core_.exceptions[vector] == 0) continue;
+        list.add("interpreter.exception_" + std::to_string(vector), core_.exceptions[vector]);
+    }
+}
+
+}  // namespace
+
+base::Result<std::unique_ptr<Interpreter>> Interpreter::create(memory::GuestMemory& memory,
+                                                               bus::VmClock& clock,
+                                                               const x86::CpuidPolicy& cpuid,
+                                                               Environment& environment)
+{
+    auto thunks = TRY(ThunkCache::create());
+    return std::unique_ptr<Interpreter>{std::make_unique<BlockInterpreter>(
+        memory, clock, cpuid, environment, std::move(thunks))};
+}
+
+}  // namespace doppel::engine::interpret
