@@ -1,0 +1,94 @@
+// The interpret engine: its vCPUs and the routing of interrupt messages between them.
+#include <vector>
+
+#include "engine/engine.h"
+#include "engine/interpret/vcpu.h"
+
+namespace doppel::engine {
+
+namespace {
+
+using interpret::ApicRouter;
+using interpret::InterpretVcpu;
+
+// The VM owns the vCPUs; the engine knows those that are alive.
+class InterpretEngine final : public Engine, private bus::LocalInterrupts, private ApicRouter {
+public:
+    explicit InterpretEngine(const EngineConfig& config) : config_(config) {}
+
+    EngineKind kind() const override { return EngineKind::interpret; }
+    Capabilities capabilities() const override
+    {
+        Capabilities capabilities;
+        capabilities.counts_instructions = true;
+        capabilities.instruction_budget = true;
+        capabilities.max_vcpus = 1;
+        return capabilities;
+    }
+
+    base::Result<std::unique_ptr<Vcpu>> create_vcpu(unsigned index) override
+    {
+        ASSERT(index == vcpus_.size());
+        auto vcpu = TRY(InterpretVcpu::create(config_, *this, index));
+        vcpus_.push_back(vcpu.get());
+        return std::unique_ptr<Vcpu>{std::move(vcpu)};
+    }
+
+    bus::LocalInterrupts* local_interrupts() override { return this; }
+    void connect(bus::InterruptSource& source) override { source_ = &source; }
+
+    void reset() noexcept override
+    {
+        for (std::size_t i = 0; i < vcpus_.size(); ++i) {
+            vcpus_[i]->reset_apic();
+            vcpus_[i]->set_state(x86::reset_state(i == 0));
+        }
+    }
+
+private:
+    // LocalInterrupts
+    void deliver(const bus::Msi& message) noexcept override
+    {
+        if (const auto decoded = x86::decode_msi(message.address, message.data)) {
+            route(*decoded, static_cast<unsigned>(vcpus_.size()));
+        }
+    }
+    void set_external_interrupt(bool level) noexcept override
+    {
+        if (!vcpus_.empty()) vcpus_[0]->set_external_interrupt(level);
+    }
+    void inject_nmi() noexcept override
+    {
+        for (InterpretVcpu* vcpu : vcpus_) vcpu->inject_nmi();
+    }
+
+    // ApicRouter
+    void route(const x86::ApicMessage& message, unsigned sender) noexcept override
+    {
+        InterpretVcpu* lowest = nullptr;
+        for (std::size_t i = 0; i < vcpus_.size(); ++i) {
+            if (!vcpus_[i]->matches(message, i == sender)) continue;
+            if (message.mode != x86::DeliveryMode::lowest_priority) {
+                vcpus_[i]->accept(message);
+            } else if (lowest == nullptr ||
+                       vcpus_[i]->arbitration_priority() < lowest->arbitration_priority()) {
+                lowest = vcpus_[i];
+            }
+        }
+        if (lowest != nullptr) lowest->accept(message);
+    }
+    bus::InterruptSource* source() noexcept override { return source_; }
+
+    EngineConfig config_;
+    std::vector<InterpretVcpu*> vcpus_;
+    bus::InterruptSource* source_ = nullptr;
+};
+
+}  // namespace
+
+base::Result<std::unique_ptr<Engine>> create_interpret_engine(const EngineConfig& config)
+{
+    return std::unique_ptr<Engine>{std::make_unique<InterpretEngine>(config)};
+}
+
+}  // namespace doppel::engine
