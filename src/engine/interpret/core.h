@@ -198,6 +198,8 @@ public:
 
     // Set from any thread: something needs attention at the next block boundary.
     std::atomic<bool> attention{false};
+    // RFLAGS.IF while an interrupt waits for the guest to accept it, else 0.
+    std::uint64_t interrupt_window = 0;
 
     // Counters for --stats.
     std::uint64_t instructions = 0;

@@ -26,6 +26,12 @@ public:
     virtual void set_tsc_deadline(std::uint64_t value) noexcept = 0;
     virtual std::uint64_t tsc_deadline() noexcept = 0;
     virtual std::uint32_t apic_id() noexcept = 0;
+    // The last apic_read(), apic_write() or set_apic_base() was architecturally illegal: #GP
+    // rather than a stop. Asked directly after it. apic_read() and apic_write() take the
+    // number of an x2APIC MSR (0x800-0x8ff).
+    virtual bool rejected() noexcept { return false; }
+    // The guest's time-stamp counter is VmClock::tsc() + offset from now on.
+    virtual void tsc_offset_changed(std::uint64_t offset) noexcept { static_cast<void>(offset); }
 };
 
 class Interpreter {
@@ -52,6 +58,8 @@ public:
     [[nodiscard]] virtual const Exit& exit() const = 0;
     virtual void complete_read(std::uint64_t value) = 0;
     virtual void request_attention() = 0;  // any thread
+    // While wanted, execute() stops with `attention` as soon as interruptible() holds.
+    virtual void request_interrupt_window(bool wanted) = 0;
 
     // IF set, no shadow, not in the middle of a device access.
     [[nodiscard]] virtual bool interruptible() const = 0;
