@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <set>
+#include <string_view>
 #include <utility>
 
 namespace doppel::cli {
@@ -48,31 +50,50 @@ base::Error describe(const CLI::App& app, const CLI::ParseError& error)
     return base::usage_error(std::string{error.what()} + see_help);
 }
 
-// CLI11 takes the argument after "--option=" for its value, and one that looks like an
-// option for a missing value; both are settled before it sees them.
-base::Result<void> check_shape(const Arguments& arguments)
+// CLI11 takes the argument after "--option=" for its value, and a value that looks like an
+// option for an option. In the form returned here it can do neither: "--option=value", or
+// "--option" "" for an empty one.
+base::Result<Arguments> settle_values(const Arguments& arguments)
 {
+    Arguments settled;
+    std::set<std::string_view> given;
     for (std::size_t i = 0; i < arguments.size(); ++i) {
+        const std::size_t name_size = std::min(arguments[i].find('='), arguments[i].size());
+        const std::string_view name = std::string_view{arguments[i]}.substr(0, name_size);
         const auto option = std::find_if(option_names.begin(), option_names.end(),
-                                         [&](const OptionName& o) { return arguments[i] == o.name; });
-        if (option == option_names.end()) continue;
-        if (i + 1 == arguments.size()) {
-            return base::usage_error(std::string{option->name} + ' ' + option->value +
-                                     ": no value given" + see_help);
+                                         [&](const OptionName& o) { return name == o.name; });
+        if (option == option_names.end()) {
+            settled.push_back(arguments[i]);
+            continue;
         }
-        if (arguments[i + 1].starts_with("--")) {
-            return base::usage_error(std::string{option->name} + ' ' + option->value +
-                                     ": no value given, found '" + arguments[i + 1] +
+        if (!given.insert(name).second) {
+            return base::usage_error(std::string{name} + ' ' + option->value +
+                                     ": given more than once; give it once");
+        }
+        std::string value;
+        if (name_size < arguments[i].size()) {
+            value = arguments[i].substr(name_size + 1);
+        } else if (i + 1 == arguments.size()) {
+            return base::usage_error(std::string{name} + ' ' + option->value +
+                                     ": no value given" + see_help);
+        } else if (value = arguments[++i]; value.starts_with("--")) {
+            return base::usage_error(std::string{name} + ' ' + option->value +
+                                     ": no value given, found '" + value +
                                      "'; a value that begins with -- goes after '='");
         }
-        ++i;
+        if (value.empty()) {
+            settled.emplace_back(name);
+            settled.emplace_back();
+        } else {
+            settled.push_back(std::string{name} + '=' + value);
+        }
     }
-    return {};
+    return settled;
 }
 
 base::Result<Typed> read(const Arguments& arguments)
 {
-    TRY(check_shape(arguments));
+    const Arguments settled = TRY(settle_values(arguments));
     Typed typed;
     CLI::App app;
     app.set_help_flag();
@@ -81,12 +102,11 @@ base::Result<Typed> read(const Arguments& arguments)
         app.add_option_function<std::string>(
                option.name,
                [&typed, &option](const std::string& value) { typed.*option.field = value; })
-            ->multi_option_policy(CLI::MultiOptionPolicy::Throw)
             ->trigger_on_parse(false);
     }
     app.add_flag("--stats{text}", typed.stats);
     try {
-        app.parse(Arguments{arguments.rbegin(), arguments.rend()});
+        app.parse(Arguments{settled.rbegin(), settled.rend()});
     } catch (const CLI::ParseError& error) {
         return describe(app, error);
     }

@@ -50,9 +50,12 @@ TEST(RunOptions, EmptyCommandLineIsAValue)
 
 TEST(RunOptions, ValuesThatLookLikeOptions)
 {
-    const auto request = parse_run({"--kernel", "k", "--cmdline=--frob -x"});
-    ASSERT_TRUE(request) << request.error().text();
-    EXPECT_EQ(request->config.cmdline, "--frob -x");
+    const auto joined = parse_run({"--kernel", "k", "--cmdline=--frob -x"});
+    ASSERT_TRUE(joined) << joined.error().text();
+    EXPECT_EQ(joined->config.cmdline, "--frob -x");
+    const auto separate = parse_run({"--kernel", "k", "--cmdline", "-x"});
+    ASSERT_TRUE(separate) << separate.error().text();
+    EXPECT_EQ(separate->config.cmdline, "-x");
 }
 
 TEST(RunOptions, PlainStatsTakesNoValue)
