@@ -1,0 +1,147 @@
+#include "vm/vm_config.h"
+
+#include <sys/sysinfo.h>
+
+#include <charconv>
+
+#include <fmt/format.h>
+
+namespace doppel::vm {
+
+namespace {
+
+// Less cannot hold what a PC must have below 1 MiB plus any kernel.
+constexpr std::uint64_t minimum_memory = std::uint64_t{2} << 20;
+constexpr std::uint64_t page_size = 4096;
+
+// The whole of `text` as an unsigned number.
+template <typename T>
+std::optional<T> parse_number(std::string_view text, int base = 10)
+{
+    T value{};
+    const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value, base);
+    if (error != std::errc{} || end != text.data() + text.size() || text.empty()) return std::nullopt;
+    return value;
+}
+
+unsigned suffix_shift(char suffix)
+{
+    switch (suffix) {
+    case 'k': case 'K': return 10;
+    case 'm': case 'M': return 20;
+    case 'g': case 'G': return 30;
+    case 't': case 'T': return 40;
+    default: return 0;
+    }
+}
+
+std::string mebibytes(std::uint64_t bytes) { return fmt::format("{}M", bytes >> 20); }
+
+}  // namespace
+
+base::Result<std::optional<engine::EngineKind>> parse_engine(std::string_view text)
+{
+    using Kind = std::optional<engine::EngineKind>;
+    if (text == "auto") return Kind{};
+    if (text == "kvm") return Kind{engine::EngineKind::kvm};
+    if (text == "translate") return Kind{engine::EngineKind::translate};
+    if (text == "interpret") return Kind{engine::EngineKind::interpret};
+    return base::usage_error(fmt::format(
+        "--engine {}: no such engine; use auto, kvm, translate or interpret", text));
+}
+
+base::Result<std::uint64_t> parse_size(std::string_view option, std::string_view text)
+{
+    const base::Error error = base::usage_error(fmt::format(
+        "{} {}: not a size; use a number with K, M or G, such as 512M", option, text));
+    if (text.empty()) return error;
+    const unsigned shift = suffix_shift(text.back());
+    const auto number = parse_number<std::uint64_t>(shift == 0 ? text : text.substr(0, text.size() - 1));
+    if (!number) return error;
+    if (*number > (~std::uint64_t{0} >> shift)) {
+        return base::usage_error(fmt::format("{} {}: too large for any machine", option, text));
+    }
+    return *number << shift;
+}
+
+base::Result<unsigned> parse_cpus(std::string_view text)
+{
+    const auto number = parse_number<unsigned>(text);
+    if (!number || *number == 0) {
+        return base::usage_error(fmt::format("--cpus {}: not a number of CPUs; use 1", text));
+    }
+    return *number;
+}
+
+base::Result<ConsoleSpec> parse_console(std::string_view text)
+{
+    if (text == "stdio") return ConsoleSpec{ConsoleKind::stdio, {}};
+    if (text == "none") return ConsoleSpec{ConsoleKind::none, {}};
+    for (const auto& [prefix, kind] : {std::pair{std::string_view{"file:"}, ConsoleKind::file},
+                                       std::pair{std::string_view{"socket:"}, ConsoleKind::socket}}) {
+        if (!text.starts_with(prefix)) continue;
+        if (text.size() == prefix.size()) {
+            return base::usage_error(fmt::format("--console {}: a path must follow the colon", text));
+        }
+        return ConsoleSpec{kind, std::string{text.substr(prefix.size())}};
+    }
+    return base::usage_error(fmt::format(
+        "--console {}: not a console; use stdio, none, file:PATH or socket:PATH", text));
+}
+
+base::Result<std::uint16_t> parse_debug_exit(std::string_view text)
+{
+    const bool hex = text.starts_with("0x") || text.starts_with("0X");
+    const auto number = parse_number<std::uint16_t>(hex ? text.substr(2) : text, hex ? 16 : 10);
+    if (!number) {
+        return base::usage_error(fmt::format(
+            "--debug-exit {}: not a port; use a number from 0 to 0xffff, such as 0xf4", text));
+    }
+    return *number;
+}
+
+base::Result<StatsMode> parse_stats(std::string_view text)
+{
+    if (text.empty() || text == "text") return StatsMode::text;
+    if (text == "json") return StatsMode::json;
+    return base::usage_error(fmt::format("--stats={}: not a format; use --stats or --stats=json", text));
+}
+
+std::uint64_t host_memory_bytes()
+{
+    struct sysinfo info {};
+    if (::sysinfo(&info) != 0) return 0;
+    return (std::uint64_t{info.totalram} + info.totalswap) * info.mem_unit;
+}
+
+base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory)
+{
+    if (config.kernel.empty()) {
+        return base::usage_error("--kernel: missing; name a bzImage, a PVH ELF or a multiboot image");
+    }
+    if (config.memory_bytes < minimum_memory) {
+        return base::usage_error(fmt::format(
+            "--memory: {} bytes are too few for a PC; give at least {}", config.memory_bytes,
+            mebibytes(minimum_memory)));
+    }
+    if (config.memory_bytes % page_size != 0) {
+        return base::usage_error(fmt::format(
+            "--memory: {} bytes are not whole 4 KiB pages; use a multiple of 4K", config.memory_bytes));
+    }
+    if (host_memory != 0 && config.memory_bytes > host_memory) {
+        return base::usage_error(fmt::format(
+            "--memory: {} is more than this host's RAM and swap ({}); give less",
+            mebibytes(config.memory_bytes), mebibytes(host_memory)));
+    }
+    if (config.cpus != 1) {
+        return base::usage_error(fmt::format(
+            "--cpus {}: only one CPU is supported for now; use --cpus 1", config.cpus));
+    }
+    if (config.engine == engine::EngineKind::translate) {
+        return base::usage_error(
+            "--engine translate: not built yet; use auto, kvm or interpret");
+    }
+    return {};
+}
+
+}  // namespace doppel::vm
