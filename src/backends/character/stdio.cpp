@@ -1,0 +1,132 @@
+#include "backends/character/stdio.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+namespace doppel::backends {
+namespace {
+
+constexpr std::string_view key_help =
+    "\r\nKeys after Ctrl-A:\r\n"
+    "  x       leave doppel\r\n"
+    "  h       this list\r\n"
+    "  Ctrl-A  send Ctrl-A to the guest\r\n";
+
+// A descriptor of our own for the same terminal or pipe, non-blocking without changing
+// the open file that our parent shares. Invalid where that cannot be had.
+base::Fd reopen_non_blocking(int fd, const struct stat& what)
+{
+    if (!S_ISFIFO(what.st_mode) && !S_ISCHR(what.st_mode)) return {};
+    // Opening /dev/ptmx would make a new terminal instead.
+    if (S_ISCHR(what.st_mode) && major(what.st_rdev) == 5 && minor(what.st_rdev) == 2) return {};
+    const std::string path = "/proc/self/fd/" + std::to_string(fd);
+    return base::Fd{::open(path.c_str(), O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC)};
+}
+
+}  // namespace
+
+StdioBackend::StdioBackend(base::EventLoop& loop, ConsoleEvents events, int input_fd,
+                           int output_fd)
+    : loop_(loop),
+      events_(std::move(events)),
+      input_fd_(input_fd),
+      output_fd_(output_fd),
+      output_(std::make_shared<OutputPump>(loop)),
+      input_(std::make_shared<InputPump>(loop))
+{
+}
+
+base::Result<std::unique_ptr<StdioBackend>> StdioBackend::create(base::EventLoop& loop,
+                                                                 ConsoleEvents events,
+                                                                 int input_fd, int output_fd)
+{
+    struct stat what {};
+    if (::fstat(output_fd, &what) != 0) {
+        return base::io_error("--console stdio: standard output is closed; redirect it to a "
+                              "file or use --console none");
+    }
+    ::signal(SIGPIPE, SIG_IGN);
+    std::unique_ptr<StdioBackend> backend{
+        new StdioBackend{loop, std::move(events), input_fd, output_fd}};
+    base::Fd output = reopen_non_blocking(output_fd, what);
+    if (!output.valid()) {
+        output = base::Fd{::fcntl(output_fd, F_DUPFD_CLOEXEC, 3)};
+        if (!output.valid()) {
+            return base::errno_error(base::ErrorKind::io,
+                                     "--console stdio: cannot use standard output", errno);
+        }
+        const int flags = ::fcntl(output_fd, F_GETFL);
+        if (!S_ISREG(what.st_mode) && !S_ISSOCK(what.st_mode) && (flags & O_NONBLOCK) == 0) {
+            backend->output_flags_ = flags;
+            ::fcntl(output_fd, F_SETFL, flags | O_NONBLOCK);
+        }
+    }
+    backend->output_->attach(std::move(output));
+    auto* raw = backend.get();
+    backend->output_->set_failed_callback([raw](int error) {
+        if (!raw->events_.failed) return;
+        raw->events_.failed(base::errno_error(
+            base::ErrorKind::io, "--console stdio: cannot write to standard output", error));
+    });
+    backend->input_->set_end_callback([raw] { raw->input_->push(std::byte{0x04}); });
+    loop.post([raw, alive = std::weak_ptr<bool>{backend->alive_}] {
+        if (!alive.expired()) raw->begin();
+    });
+    return backend;
+}
+
+StdioBackend::~StdioBackend()
+{
+    alive_.reset();
+    input_->set_input_callback({});
+    output_->set_writable_callback({});
+    output_->set_failed_callback({});
+    input_->detach();
+    output_->flush();
+    output_->detach();
+    if (output_flags_ >= 0) ::fcntl(output_fd_, F_SETFL, output_flags_);
+}
+
+void StdioBackend::begin()
+{
+    terminal_ = TerminalGuard::make_raw(input_fd_);
+    if (terminal_) {
+        input_->set_filter([this](std::vector<std::byte>& bytes) {
+            const EscapeFilter::Action action = escape_.apply(bytes);
+            if (action == EscapeFilter::Action::help) {
+                output_->write(std::as_bytes(std::span{key_help}));
+            }
+            if (action == EscapeFilter::Action::leave && events_.leave) events_.leave();
+        });
+    }
+    input_->attach(input_fd_);
+}
+
+std::size_t StdioBackend::write(std::span<const std::byte> bytes) noexcept
+{
+    return output_->write(bytes);
+}
+
+std::size_t StdioBackend::input_available() const noexcept
+{
+    return input_->available();
+}
+
+void StdioBackend::set_input_callback(std::function<void()> callback)
+{
+    input_->set_input_callback(std::move(callback));
+}
+
+void StdioBackend::set_writable_callback(std::function<void()> callback)
+{
+    output_->set_writable_callback(std::move(callback));
+}
+
+}  // namespace doppel::backends

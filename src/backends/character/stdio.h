@@ -1,0 +1,52 @@
+// The process's standard input and output as a serial line: a terminal, pipes, files.
+//
+// Nothing is touched before the event loop runs. Then a terminal goes into raw mode (see
+// TerminalGuard) and its keys pass the escape filter. The end of input is told to the
+// guest as one Ctrl-D, after all of it.
+#pragma once
+
+#include "backends/character/character_backend.h"
+#include "backends/character/escape_filter.h"
+#include "backends/character/input_pump.h"
+#include "backends/character/output_pump.h"
+#include "backends/character/terminal_guard.h"
+
+namespace doppel::backends {
+
+class StdioBackend final : public CharacterBackend {
+public:
+    // The descriptors are for tests; they stay the caller's.
+    static base::Result<std::unique_ptr<StdioBackend>> create(base::EventLoop& loop,
+                                                              ConsoleEvents events,
+                                                              int input_fd = 0,
+                                                              int output_fd = 1);
+    StdioBackend(const StdioBackend&) = delete;
+    StdioBackend& operator=(const StdioBackend&) = delete;
+    // On the loop's thread, or when it does not run.
+    ~StdioBackend() override;
+
+    std::size_t write(std::span<const std::byte> bytes) noexcept override;
+    [[nodiscard]] std::size_t output_room() const noexcept override { return output_->room(); }
+    std::size_t read(std::span<std::byte> bytes) noexcept override { return input_->read(bytes); }
+    [[nodiscard]] std::size_t input_available() const noexcept override;
+    void set_input_callback(std::function<void()> callback) override;
+    void set_writable_callback(std::function<void()> callback) override;
+    void flush() noexcept override { output_->flush(); }
+
+private:
+    StdioBackend(base::EventLoop& loop, ConsoleEvents events, int input_fd, int output_fd);
+    void begin();
+
+    base::EventLoop& loop_;
+    ConsoleEvents events_;
+    int input_fd_;
+    int output_fd_;
+    int output_flags_ = -1;  // to put back, when O_NONBLOCK had to be set on a shared file
+    std::shared_ptr<OutputPump> output_;
+    std::shared_ptr<InputPump> input_;
+    EscapeFilter escape_;
+    std::unique_ptr<TerminalGuard> terminal_;
+    std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
+};
+
+}  // namespace doppel::backends
