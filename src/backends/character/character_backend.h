@@ -3,9 +3,13 @@
 //   guest's UART ──write()──▶ output queue ──▶ host      (write takes what there is room for)
 //   guest's UART ◀──read()─── input queue ◀─── host      (bytes wait here until asked for)
 //
-// Threads: write(), read(), input_available() and output_room() from any thread. The
-// callbacks run on the event loop's thread, without any lock of the backend held; set
-// them before the loop runs. A callback may call back into the backend.
+// Threads: write(), read(), input_available(), output_room() and flush() from any thread,
+// with any lock of the caller's held: none of the first four blocks. The callbacks run on
+// the event loop's thread, without any lock of the backend held, so they may take the
+// device's lock and call back into the backend; set them before the loop runs. Destroy a
+// backend on the loop's thread or when the loop does not run.
+//
+// Nothing is read, and no terminal is changed, before the loop runs.
 #pragma once
 
 #include <cstddef>
@@ -33,9 +37,9 @@ public:
     virtual std::size_t read(std::span<std::byte> bytes) noexcept = 0;
     [[nodiscard]] virtual std::size_t input_available() const noexcept = 0;
 
-    // Input came to an empty queue or to a longer one.
+    // There is more input than before.
     virtual void set_input_callback(std::function<void()> callback) = 0;
-    // There is room again after a write() that took less than it was given.
+    // There is plenty of room again after a write() that left little or found too little.
     virtual void set_writable_callback(std::function<void()> callback) = 0;
 
     // Waits, for a bounded time, until queued output is with the host. Any thread; also
@@ -46,7 +50,9 @@ public:
 // What a console may ask of, or report to, whoever runs the VM. On the loop's thread.
 struct ConsoleEvents {
     std::function<void()> leave;                         // Ctrl-A x
-    std::function<void(const base::Error&)> failed;      // output has nowhere to go any more
+    // Output has nowhere to go any more (reader gone, disk full). Once; from then on
+    // output is accepted and dropped, so that the guest is not held up.
+    std::function<void(const base::Error&)> failed;
 };
 
 // spec: "stdio", "none", "file:PATH" or "socket:PATH"; errors name --console. The loop must
