@@ -80,8 +80,14 @@ public:
     {
         shut_down_ = false;
         core_.import_state(state);
+        system_.state_imported();
     }
-    [[nodiscard]] x86::CpuState state() const override { return core_.export_state(); }
+    [[nodiscard]] x86::CpuState state() const override
+    {
+        x86::CpuState result = core_.export_state();
+        result.tsc = system_.tsc();
+        return result;
+    }
 
     Stop execute(std::uint64_t instructions) override
     {

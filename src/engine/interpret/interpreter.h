@@ -27,8 +27,8 @@ public:
     virtual std::uint64_t tsc_deadline() noexcept = 0;
     virtual std::uint32_t apic_id() noexcept = 0;
     // The last apic_read(), apic_write() or set_apic_base() was architecturally illegal: #GP
-    // rather than a stop. Asked directly after it. apic_read() and apic_write() take the
-    // number of an x2APIC MSR (0x800-0x8ff).
+    // rather than a stop. Asked directly after it. `reg` is an xAPIC page offset >> 4 (0-0xff)
+    // or an x2APIC MSR (0x800-0x8ff).
     virtual bool rejected() noexcept { return false; }
     // The guest's time-stamp counter is VmClock::tsc() + offset from now on.
     virtual void tsc_offset_changed(std::uint64_t offset) noexcept { static_cast<void>(offset); }

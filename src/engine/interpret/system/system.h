@@ -18,6 +18,16 @@ enum class InterruptKind : std::uint8_t {
     icebp,      // INT1: not DPL checked
 };
 
+// One event on its way through the IDT.
+struct Event {
+    std::uint8_t vector = 0;
+    InterruptKind kind = InterruptKind::external;
+    bool has_error_code = false;
+    std::uint32_t error_code = 0;
+    std::uint64_t return_rip = 0;
+    bool resume_flag = false;  // pushed RF
+};
+
 class System {
 public:
     System(Core& core, Environment& environment) : core_(core), environment_(environment) {}
@@ -28,6 +38,9 @@ public:
     [[nodiscard]] bool deliver_fault(const Fault& fault);
     // Delivers an interrupt at state.rip. Same return value.
     [[nodiscard]] bool deliver_interrupt(std::uint8_t vector, InterruptKind kind);
+    // One attempt, for INT n and its kin: Flow::fault leaves the nested fault in core.fault
+    // and nothing changed; Flow::leave when the handler's first instruction is next.
+    [[nodiscard]] Flow deliver_once(const Event& event);
 
     // RFLAGS.TF or enabled DR7 breakpoints: the run loop single-steps, and calls these around
     // each instruction.
@@ -38,6 +51,23 @@ public:
     // recorded by note_data_access, task switch T bit).
     [[nodiscard]] bool debug_trap(bool tf_before);
     void note_data_access(std::uint64_t linear, unsigned size, bool write);
+    void note_io_access(std::uint16_t port, unsigned size);
+    // MOV or POP to SS: debug exceptions wait until after the instruction at next_rip.
+    void note_stack_segment_load(std::uint64_t next_rip)
+    {
+        if (debugging()) no_debug_before_ = next_rip;
+    }
+    void note_task_trap() { pending_dr6_ |= x86::dr6::BT; }
+
+    // A task switch has committed and what stopped it (core.fault) belongs to the new task:
+    // delivers it there. Flow::next, or Flow::exit for a triple fault.
+    [[nodiscard]] Flow fault_in_new_task(Flow stopped);
+
+    // The guest's time-stamp counter is the VM clock's plus an offset.
+    [[nodiscard]] std::uint64_t tsc() const { return core_.clock.tsc() + tsc_offset_; }
+    void set_tsc(std::uint64_t value);
+    // Of whole states: set_state() takes state.tsc as the value now, state() gives it back.
+    void state_imported() { set_tsc(core_.state.tsc); }
 
     // Environment refused: stop before the current instruction.
     bool environment_refused = false;
@@ -46,8 +76,18 @@ public:
     Environment& environment() { return environment_; }
 
 private:
+    static constexpr std::uint64_t nowhere = ~std::uint64_t{0};
+
+    [[nodiscard]] bool deliver(Event event);
+    void note_fault(const Fault& fault);
+    [[nodiscard]] bool shutdown();
+
     Core& core_;
     Environment& environment_;
+    std::uint64_t tsc_offset_ = 0;
+    std::uint64_t pending_dr6_ = 0;             // data and I/O breakpoints hit, BT
+    std::uint64_t no_debug_before_ = nowhere;   // RIP after MOV SS
+    unsigned task_depth_ = 0;
 };
 
 }  // namespace doppel::engine::interpret
