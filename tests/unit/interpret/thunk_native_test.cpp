@@ -216,10 +216,18 @@ protected:
                 operands[i].mem.type == ZYDIS_MEMOP_TYPE_VSIB) {
                 return;  // random indices lead anywhere; tested by hand
             }
+            if (operands[i].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+                (operands[i].mem.base != ZYDIS_REGISTER_RSI && operands[i].mem.base != ZYDIS_REGISTER_RDI)) {
+                return;
+            }
             if (operands[i].type != ZYDIS_OPERAND_TYPE_REGISTER) continue;
             const auto reg = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64,
                                                               operands[i].reg.value);
-            if (reg == ZYDIS_REGISTER_RSP || reg == ZYDIS_REGISTER_R15) return;
+            // The frame's own registers, and those that point to memory.
+            if (reg == ZYDIS_REGISTER_RSP || reg == ZYDIS_REGISTER_R15 ||
+                reg == ZYDIS_REGISTER_RSI || reg == ZYDIS_REGISTER_RDI) {
+                return;
+            }
         }
         if (instruction.mnemonic == ZYDIS_MNEMONIC_MOVDIR64B) return;
         if (!seen_.insert(exact).second) return;

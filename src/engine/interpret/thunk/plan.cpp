@@ -127,6 +127,13 @@ void add_opmask(MemoryOperand& memory, const ZydisDecodedInstruction& instructio
     default:
         break;
     }
+    if (instruction.mnemonic == ZYDIS_MNEMONIC_VDBPSADBW) return;  // class E4NF, unknown to Zydis
+    // Elements of the result that are smaller than those of the operand (VCVTNE2PS2BF16):
+    // no element of the operand belongs to one mask bit, all are read.
+    if (first.type == ZYDIS_OPERAND_TYPE_REGISTER && vector_number(first.reg.value) >= 0 &&
+        first.size == operand.size && first.element_count > operand.element_count) {
+        return;
+    }
     memory.masking = Masking::opmask;
     memory.mask_register = static_cast<std::uint8_t>(instruction.avx.mask.reg - ZYDIS_REGISTER_K0);
     unsigned elements = std::max<unsigned>(operand.element_count, 1);
@@ -142,8 +149,10 @@ void add_opmask(MemoryOperand& memory, const ZydisDecodedInstruction& instructio
         instruction.meta.category == ZYDIS_CATEGORY_COMPRESS) {
         memory.masking = Masking::opmask_packed;
     } else if (instruction.avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID) {
+        // One bit per element of the whole vector, which a mask destination does not tell.
         memory.masking = Masking::opmask_fold;
-        if (instruction.avx.broadcast.is_static == ZYAN_FALSE) elements = 1;
+        if (!instruction.avx.broadcast.is_static) elements = 1;
+        if (!vector_first) bits = instruction.avx.vector_length / std::max<unsigned>(operand.element_size, 1);
     } else if (bits > elements) {
         bits = elements;
     }
@@ -257,6 +266,13 @@ Unit unit_of(const Decoded& decoded)
         return general ? Unit::general_vex : Unit::avx;
     }
     if (vector) return Unit::sse;
+    switch (instruction.mnemonic) {
+    case ZYDIS_MNEMONIC_CVTPS2PI: case ZYDIS_MNEMONIC_CVTTPS2PI:
+    case ZYDIS_MNEMONIC_CVTPD2PI: case ZYDIS_MNEMONIC_CVTTPD2PI:
+        return Unit::sse;  // although with a memory operand they name no XMM register
+    default:
+        break;
+    }
     if (mmx || instruction.mnemonic == ZYDIS_MNEMONIC_EMMS) return Unit::mmx;
     if (instruction.mnemonic == ZYDIS_MNEMONIC_FWAIT) return Unit::wait;
     if (x87 || instruction.meta.isa_ext == ZYDIS_ISA_EXT_X87 ||
@@ -301,7 +317,7 @@ std::optional<Plan> make_plan(const Decoded& decoded)
     const bool x87_unit = plan.unit == Unit::x87 || plan.unit == Unit::mmx || plan.unit == Unit::wait;
     plan.x87 |= x87_unit;
     plan.waits = plan.x87 && x87_waits(instruction.mnemonic);
-    plan.mxcsr |= floats && computes(instruction) && !x87_unit;
+    plan.mxcsr |= floats && computes(instruction) && plan.unit != Unit::x87;
     if (!choose_registers(plan)) return std::nullopt;
     if (!rewrite(decoded, plan)) return std::nullopt;
     return plan;
