@@ -3,6 +3,7 @@
 
 #include <string>
 
+#include "cli/host.h"
 #include "engine/engine.h"
 
 namespace doppel::cli {
@@ -12,7 +13,7 @@ struct EngineChoice {
     std::string reason;  // for one line on stderr
 };
 
-// The fastest engine that works here; interpret always does.
-EngineChoice choose_engine();
+// The fastest engine that works; interpret always does.
+EngineChoice choose_engine(const Host& host);
 
 }  // namespace doppel::cli

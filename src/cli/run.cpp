@@ -32,7 +32,7 @@ base::Result<int> run(vm::VmConfig config)
     TRY(check_stdout(config));
     TRY(vm::validate(config, vm::host_memory_bytes()));
     if (!config.engine) {
-        const EngineChoice choice = choose_engine();
+        const EngineChoice choice = choose_engine(probe_host());
         config.engine = choice.kind;
         say(fmt::format("doppel: engine {}: {}\n", engine::name(choice.kind), choice.reason));
     }

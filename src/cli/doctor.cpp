@@ -1,0 +1,83 @@
+#include <fmt/format.h>
+
+#include "cli/choose_engine.h"
+#include "cli/command.h"
+#include "cli/host.h"
+
+namespace doppel::cli {
+
+namespace {
+
+std::string line(std::string_view name, std::string_view value)
+{
+    std::string text = fmt::format("  {:<14}{}", name, value);
+    constexpr std::size_t width = 80;
+    if (text.size() > width) text = text.substr(0, width - 3) + "...";
+    return text + "\n";
+}
+
+std::string works(const std::string& problem)
+{
+    return problem.empty() ? "yes" : "no: " + problem;
+}
+
+std::string kvm_text(const Host& host)
+{
+    const std::string modules = host.kvm_modules.empty() ? "" : " (" + host.kvm_modules + ")";
+    switch (host.kvm) {
+        case KvmKind::hardware:
+            return (host.hypervisor ? "hardware, nested" : "hardware") + modules;
+        case KvmKind::emulated: return "emulated, without hardware support" + modules;
+        case KvmKind::missing: break;
+    }
+    return "no: /dev/kvm: " + host.kvm_problem;
+}
+
+std::string kvm_engine_text(const Host& host)
+{
+    switch (host.kvm) {
+        case KvmKind::hardware: return "works";
+        case KvmKind::emulated: return "works, slowly; the interpreter helps out";
+        case KvmKind::missing: break;
+    }
+    return "does not work: /dev/kvm: " + host.kvm_problem;
+}
+
+std::string report(const Host& host)
+{
+    const EngineChoice choice = choose_engine(host);
+    std::string text = "Host\n";
+    text += line("processor", fmt::format("{} x {}", host.processors, host.cpu_model));
+    text += line("", host.hypervisor ? "a virtual machine itself" : "no hypervisor below");
+    text += line("memory", fmt::format("{} MiB with swap", host.memory_bytes >> 20));
+    text += line("KVM", kvm_text(host));
+    text += line("PKU", host.pku ? "yes" : "no");
+    text += line("FSGSBASE", host.fsgsbase ? "yes" : "no");
+    text += line("userfaultfd", works(host.userfaultfd_problem));
+    text += line("io_uring", works(host.io_uring_problem));
+    text += line("map count", fmt::format("{} mappings per process", host.map_count));
+    text += line("huge pages", fmt::format("transparent: {}; reserved: {} free of {} KiB",
+                                           host.transparent_huge_pages, host.huge_pages_free,
+                                           host.huge_page_kib));
+    text += "\nEngines\n";
+    text += line("kvm", kvm_engine_text(host));
+    text += line("translate", "not built yet");
+    text += line("interpret", "works");
+    text += line("auto", fmt::format("means {} here", engine::name(choice.kind)));
+    return text;
+}
+
+}  // namespace
+
+int doctor_command(const Arguments& arguments)
+{
+    if (!arguments.empty()) {
+        if (arguments.size() == 1 && (arguments[0] == "--help" || arguments[0] == "-h")) {
+            return print(doctor_help);
+        }
+        return fail(base::usage_error("doctor: takes no arguments, found '" + arguments[0] + "'"));
+    }
+    return print(report(probe_host()));
+}
+
+}  // namespace doppel::cli
