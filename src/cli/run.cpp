@@ -31,12 +31,14 @@ base::Result<int> run(vm::VmConfig config)
 {
     TRY(check_stdout(config));
     TRY(vm::validate(config, vm::host_memory_bytes()));
+    std::string chosen;
     if (!config.engine) {
         const EngineChoice choice = choose_engine(probe_host());
         config.engine = choice.kind;
-        say(fmt::format("doppel: engine {}: {}\n", engine::name(choice.kind), choice.reason));
+        chosen = fmt::format("doppel: engine {}: {}\n", engine::name(choice.kind), choice.reason);
     }
     const auto machine = TRY(vm::Vm::create(config));
+    if (!chosen.empty()) say(chosen);  // only now: bad input gets one line, its own
     const vm::VmResult result = machine->run();
     switch (result.kind) {
         case vm::VmResult::Kind::triple_fault:

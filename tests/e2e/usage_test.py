@@ -14,7 +14,7 @@ def elf32_without_note():
 class BadInput(TestCase):
     def refused(self, *arguments, mentions, status=2, **options):
         result = run(*arguments, seconds=30, **options)
-        with self.subTest(arguments=arguments):
+        with self.subTest(arguments=str(arguments)[-160:]):
             self.assertEqual(result.returncode, status, result.stderr)
             self.assert_one_line(result.stderr)
             for word in mentions:
