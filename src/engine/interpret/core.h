@@ -184,6 +184,7 @@ public:
     // Ends the current block after this instruction even on Flow::next (interrupt shadow,
     // self-modified code, mode change).
     void end_block() { end_block_ = true; }
+    [[nodiscard]] bool ending() const { return end_block_; }
     // Guest-physical page whose code was decoded was written: drops its blocks. Any thread
     // may call request_invalidate; the vCPU thread does the work at the next block boundary.
     void code_written(base::Gpa gpa, std::uint64_t size);

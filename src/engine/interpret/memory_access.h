@@ -70,7 +70,11 @@ public:
     // What the inline members of Core need of its private parts.
     static const TlbEntry* read_table(const Core& core) { return core.read_table_; }
     static const TlbEntry* write_table(const Core& core) { return core.write_table_; }
-    static Tlb& tlb(Core& core) { return *core.tlb_; }
+    // False while every access has to be seen one by one.
+    static bool fast_tables(const Core& core)
+    {
+        return core.read_table_ != core.tlb_->empty.data();
+    }
 
 private:
     struct Target {
