@@ -34,7 +34,7 @@ packages-check:
 	$(INSTALL) build guest check
 packages-bench:
 	$(INSTALL) build guest bench
-$(DOWNLOADS)/%.deb $(LINUX_INITRAMFS) $(BARE_GUESTS): | packages-guest
+$(LINUX_INITRAMFS) $(BARE_GUESTS): | packages-guest
 
 build: packages-build
 	@scripts/build.sh $(BUILD) doppel
