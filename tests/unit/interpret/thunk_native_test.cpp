@@ -149,30 +149,40 @@ protected:
             ++refused_[name];
             return;
         }
-        for (unsigned round = 0; round < 3; ++round) {
+        // Which disabled bytes MASKMOVDQU and MASKMOVQ look at is the processor's choice.
+        const unsigned rounds = name.find("maskmovdqu") != std::string::npos ||
+                                        name.find("maskmovq mm") != std::string::npos ? 2 : 3;
+        for (unsigned round = 0; round < rounds; ++round) {
+            // The last round puts the operand across the border to a page that is not there:
+            // whether it faults depends on the elements that a mask enables.
+            const bool edge = round == 2;
+            const std::uint64_t guest = edge ? ThunkMachine::hole - 2048 : ThunkMachine::data;
             Core& core = *machine_.core;
             Frame frame;
             fill(frame.area);
             for (auto& reg : frame.gpr) reg = word();
             const std::uint64_t offset = random_() % 4 == 0 ? random_() % 64 : 64 * (random_() % 8);
             frame.rflags = 0x202 | (random_() & x86::rflags::STATUS);
-            for (unsigned i = 0; i < 256; ++i) machine_.poke(ThunkMachine::data + 8 * i, word());
-            alignas(64) std::array<std::uint8_t, 2048> memory;
-            std::memcpy(memory.data(), machine_.host(ThunkMachine::data), memory.size());
+            for (unsigned i = 0; i < 256; ++i) machine_.poke(guest + 8 * i, word());
+            const std::span memory{edge_.data() + 2048, 2048};
+            std::memcpy(memory.data(), machine_.host(guest), memory.size());
+            const std::uint64_t at = edge ? 2048 - random_() % 72 : 512 + offset;
 
             core.state.xsave = frame.area;
             std::copy(frame.gpr.begin(), frame.gpr.end(), core.gpr.begin());
             core.set_rflags(frame.rflags);
-            core.gpr[x86::RSI] = ThunkMachine::data + 512 + offset;
-            core.gpr[x86::RDI] = ThunkMachine::data + 1024 + offset;
-            frame.gpr[x86::RSI] = reinterpret_cast<std::uint64_t>(memory.data()) + 512 + offset;
-            frame.gpr[x86::RDI] = reinterpret_cast<std::uint64_t>(memory.data()) + 1024 + offset;
+            core.gpr[x86::RSI] = guest + at;
+            core.gpr[x86::RDI] = guest + (edge ? at : 1024 + offset);
+            frame.gpr[x86::RSI] = reinterpret_cast<std::uint64_t>(memory.data()) + at;
+            frame.gpr[x86::RDI] = reinterpret_cast<std::uint64_t>(memory.data()) + (edge ? at : 1024 + offset);
             const HostFault native = native_.run(bytes, frame);
             const Flow flow = op.run(core, op);
-            ASSERT_EQ(flow == Flow::next, native == HostFault::none) << name << " fault";
+            ASSERT_EQ(flow == Flow::next, native == HostFault::none) << name << " fault, round " << round;
             ++compared_;
             if (flow != Flow::next) {
                 ++faulted_;
+                // A conversion whose store faults may or may not have set its flags.
+                if (edge) continue;
                 ASSERT_EQ(xsave_get<std::uint32_t>(frame.area, xsave_mxcsr), machine_.mxcsr()) << name;
                 continue;
             }
@@ -186,8 +196,8 @@ protected:
                 ASSERT_EQ(ours.bytes[i], theirs.bytes[i]) << name << " xsave byte " << i;
             }
             for (unsigned i = 0; i < memory.size(); ++i) {
-                ASSERT_EQ(machine_.peek<std::uint8_t>(ThunkMachine::data + i), memory[i])
-                    << name << " memory " << i << " size " << i - 512 - offset;
+                ASSERT_EQ(machine_.peek<std::uint8_t>(guest + i), std::to_integer<std::uint8_t>(memory[i]))
+                    << name << " memory " << i << " of operand " << i - at;
             }
         }
     }
@@ -267,6 +277,13 @@ protected:
 
     ThunkMachine machine_;
     Native native_;
+    // A page of memory and one that is not there.
+    base::MappedRegion edge_ = [] {
+        auto region = std::move(base::MappedRegion::map(8192, PROT_READ | PROT_WRITE,
+                                                        MAP_PRIVATE | MAP_ANONYMOUS)).value();
+        EXPECT_EQ(::mprotect(region.data() + 4096, 4096, PROT_NONE), 0);
+        return region;
+    }();
     std::mt19937_64 random_{20240601};
     ZydisDecoder decoder_ = [] {
         ZydisDecoder made;

@@ -188,7 +188,12 @@ void fill_registers(const Decoded& decoded, Op& op)
 {
     unsigned found = 0;
     for (const ZydisDecodedOperand& operand : decoded.operands) {
-        if (operand.type != ZYDIS_OPERAND_TYPE_REGISTER) continue;
+        // MASKMOVDQU's [rDI] is hidden; a segment override still applies to it.
+        const bool implicit_memory = operand.type == ZYDIS_OPERAND_TYPE_MEMORY && !op.memory;
+        if (implicit_memory && operand.mem.segment >= ZYDIS_REGISTER_ES) {
+            op.segment = static_cast<std::uint8_t>(operand.mem.segment - ZYDIS_REGISTER_ES);
+        }
+        if (operand.type != ZYDIS_OPERAND_TYPE_REGISTER || found == 2) continue;
         int number = vector_number(operand.reg.value);
         if (ZydisRegisterGetClass(operand.reg.value) == ZYDIS_REGCLASS_MMX) {
             number = operand.reg.value - ZYDIS_REGISTER_MM0;
@@ -197,7 +202,7 @@ void fill_registers(const Decoded& decoded, Op& op)
         }
         if (number < 0) continue;
         (found == 0 ? op.reg : op.rm) = static_cast<std::uint8_t>(number);
-        if (++found == 2) break;
+        ++found;
     }
     const bool wide = (decoded.instruction.attributes & ZYDIS_ATTRIB_HAS_REX) != 0 &&
                       decoded.instruction.raw.rex.W != 0;

@@ -128,10 +128,12 @@ void add_opmask(MemoryOperand& memory, const ZydisDecodedInstruction& instructio
         break;
     }
     if (instruction.mnemonic == ZYDIS_MNEMONIC_VDBPSADBW) return;  // class E4NF, unknown to Zydis
-    // Elements of the result that are smaller than those of the operand (VCVTNE2PS2BF16):
-    // no element of the operand belongs to one mask bit, all are read.
+    // A full-width result with smaller elements than the operand's (VCVTNE2PS2BF16,
+    // GF2P8AFFINEQB): no element of the operand belongs to one mask bit, all are read.
     if (first.type == ZYDIS_OPERAND_TYPE_REGISTER && vector_number(first.reg.value) >= 0 &&
-        first.size == operand.size && first.element_count > operand.element_count) {
+        first.size == instruction.avx.vector_length && first.element_size < operand.element_size &&
+        (operand.size == first.size ||
+         instruction.avx.broadcast.mode != ZYDIS_BROADCAST_MODE_INVALID)) {
         return;
     }
     memory.masking = Masking::opmask;
