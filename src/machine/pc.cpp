@@ -1,0 +1,215 @@
+#include "machine/pc.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+#include <vector>
+
+#include "base/bytes.h"
+#include "devices/irq/interrupt_controllers.h"
+#include "devices/legacy/uart16550.h"
+#include "devices/pci/pci_host.h"
+#include "devices/timer/pit.h"
+#include "devices/timer/pm_timer.h"
+#include "devices/timer/rtc.h"
+#include "machine/debug_exit.h"
+#include "machine/fw_cfg/boot_items.h"
+#include "machine/fw_cfg/fw_cfg.h"
+#include "machine/layout.h"
+#include "machine/memory_map.h"
+
+namespace doppel::machine {
+
+namespace {
+
+class PcImpl final : public Pc {
+public:
+    PcImpl(const PcParts& parts, const PcConfig& config, std::unique_ptr<boot::GuestImage> image,
+           PcEvents events);
+
+    base::Result<void> wire(const PcConfig& config);
+
+    bus::Bus& bus() override { return bus_; }
+    base::Result<void> restart() override;
+    [[nodiscard]] const x86::CpuState& entry() const override { return image_->plan().cpu; }
+    void counters(base::CounterList& list) const override;
+    void save(base::StateWriter& writer) const override;
+    base::Result<void> load(const base::StateReader& reader) override;
+
+private:
+    static devices::Rtc::Config rtc_config(const memory::GuestMemory& memory);
+    void claim_ports(std::uint16_t start, std::uint64_t size, bus::BusDevice& device);
+    base::Result<void> claim_debug_exit(std::uint16_t port);
+
+    PcParts parts_;
+    std::unique_ptr<boot::GuestImage> image_;
+    PcEvents events_;
+    bus::Bus bus_;
+    // Null when the engine has interrupt controllers of its own.
+    std::unique_ptr<devices::InterruptControllers> controllers_;
+    bus::InterruptSink& interrupts_;
+    devices::Uart16550 com1_;
+    devices::Pit pit_;
+    devices::Rtc rtc_;
+    devices::PmTimer pm_timer_;
+    devices::PciHost pci_;
+    FwCfg fw_cfg_;
+    DebugExit debug_exit_;
+    std::vector<std::pair<std::uint64_t, std::uint64_t>> claimed_ports_;  // start, end
+};
+
+std::unique_ptr<devices::InterruptControllers> make_controllers(bus::Bus& bus,
+                                                                engine::Engine& engine)
+{
+    if (engine.interrupt_sink() != nullptr) return nullptr;
+    ASSERT(engine.local_interrupts() != nullptr);
+    auto controllers =
+        std::make_unique<devices::InterruptControllers>(bus, *engine.local_interrupts());
+    controllers->claim();
+    engine.connect(*controllers);
+    return controllers;
+}
+
+bus::InterruptSink& sink(devices::InterruptControllers* controllers, engine::Engine& engine)
+{
+    if (controllers != nullptr) return *controllers;
+    return *engine.interrupt_sink();
+}
+
+PcImpl::PcImpl(const PcParts& parts, const PcConfig& config,
+               std::unique_ptr<boot::GuestImage> image, PcEvents events)
+    : parts_(parts),
+      image_(std::move(image)),
+      events_(std::move(events)),
+      controllers_(make_controllers(bus_, parts.engine)),
+      interrupts_(sink(controllers_.get(), parts.engine)),
+      com1_(bus_, interrupts_, layout::irq::com1, parts.clock, parts.console),
+      pit_(bus_, interrupts_, parts.clock),
+      rtc_(bus_, interrupts_, parts.clock, rtc_config(parts.memory)),
+      pm_timer_(parts.clock, devices::PmTimer::Width::bits_32),
+      fw_cfg_(parts.memory),
+      debug_exit_(events_.debug_exit)
+{
+    add_boot_items(fw_cfg_, image_->request(), image_->plan(), config.vcpus,
+                   parts.memory.ram_size());
+}
+
+devices::Rtc::Config PcImpl::rtc_config(const memory::GuestMemory& memory)
+{
+    const RamSplit ram = split_ram(memory.ram_size());
+    return {devices::Rtc::host_utc_seconds(), ram.low, ram.high};
+}
+
+void PcImpl::claim_ports(std::uint16_t start, std::uint64_t size, bus::BusDevice& device)
+{
+    bus_.claim(bus::Space::port, start, size, device);
+    claimed_ports_.emplace_back(start, start + size);
+}
+
+base::Result<void> PcImpl::claim_debug_exit(std::uint16_t port)
+{
+    // Four ports, for writes of 4 bytes, or as many as are free.
+    std::uint64_t end = std::min<std::uint64_t>(port + 4u, 0x10000);
+    for (const auto& [start, stop] : claimed_ports_) {
+        if (port >= start && port < stop) {
+            return base::usage_error(
+                fmt::format("--debug-exit: port {:#x} belongs to a device of the machine; use a "
+                            "free one, for example 0xf4",
+                            port));
+        }
+        if (start > port) end = std::min(end, start);
+    }
+    claim_ports(port, end - port, debug_exit_);
+    return {};
+}
+
+base::Result<void> PcImpl::wire(const PcConfig& config)
+{
+    if (controllers_ != nullptr) {
+        for (const std::uint64_t start :
+             {layout::port::pic_master, layout::port::pic_slave, layout::port::pic_elcr}) {
+            claimed_ports_.emplace_back(start, start + 2);
+        }
+    }
+    claim_ports(layout::port::com1, devices::Uart16550::port_count, com1_);
+    claim_ports(layout::port::pit, 4, pit_.counter_ports());
+    claim_ports(layout::port::system_control_b, 1, pit_.port_b());
+    claim_ports(layout::port::rtc, devices::Rtc::port_count, rtc_);
+    claim_ports(layout::port::fw_cfg_selector, FwCfg::port_count, fw_cfg_);
+    if (config.debug_exit_port) TRY(claim_debug_exit(*config.debug_exit_port));
+    return {};
+}
+
+base::Result<void> PcImpl::restart()
+{
+    const auto guard = bus_.lock();
+    parts_.memory.clear();
+    com1_.reset();
+    pit_.reset();
+    rtc_.reset();
+    pm_timer_.reset();
+    pci_.reset();
+    fw_cfg_.reset();
+    // Controllers after the devices, whose reset moves their lines; local APICs last.
+    if (controllers_ != nullptr) controllers_->reset();
+    parts_.engine.reset();
+    return image_->load(parts_.memory);
+}
+
+void PcImpl::counters(base::CounterList& list) const
+{
+    list.add("bus.unclaimed", bus_.unclaimed());
+}
+
+void PcImpl::save(base::StateWriter& writer) const
+{
+    if (controllers_ != nullptr) controllers_->save(writer);
+    com1_.save(writer);
+    pit_.save(writer);
+    rtc_.save(writer);
+    pci_.save(writer);
+    fw_cfg_.save(writer);
+}
+
+base::Result<void> PcImpl::load(const base::StateReader& reader)
+{
+    const auto guard = bus_.lock();
+    if (controllers_ != nullptr) TRY(controllers_->load(reader));
+    TRY(com1_.load(reader));
+    TRY(pit_.load(reader));
+    TRY(rtc_.load(reader));
+    TRY(pci_.load(reader));
+    TRY(fw_cfg_.load(reader));
+    return {};
+}
+
+}  // namespace
+
+base::Result<std::unique_ptr<memory::GuestMemory>> Pc::create_memory(std::uint64_t ram_bytes)
+{
+    auto memory = TRY(memory::GuestMemory::create(ram_bytes));
+    const RamSplit ram = split_ram(ram_bytes);
+    TRY(memory->add_slot(base::Gpa{0}, ram.low, 0));
+    if (ram.high != 0) {
+        TRY(memory->add_slot(base::Gpa{layout::high_ram_start}, ram.high, ram.low));
+    }
+    return memory;
+}
+
+acpi::Topology Pc::topology(const PcConfig& config, std::uint64_t ram_bytes)
+{
+    const RamSplit ram = split_ram(ram_bytes);
+    return {config.vcpus, false, ram.high == 0 ? 0 : layout::high_ram_start + ram.high};
+}
+
+base::Result<std::unique_ptr<Pc>> Pc::create(const PcParts& parts, const PcConfig& config,
+                                             std::unique_ptr<boot::GuestImage> image,
+                                             PcEvents events)
+{
+    auto pc = std::make_unique<PcImpl>(parts, config, std::move(image), std::move(events));
+    TRY(pc->wire(config));
+    return std::unique_ptr<Pc>{std::move(pc)};
+}
+
+}  // namespace doppel::machine

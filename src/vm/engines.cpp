@@ -1,0 +1,27 @@
+// The engines of this binary. In a file of its own: only who calls this links them.
+#include "vm/vm.h"
+
+namespace doppel::vm {
+
+EngineFactory engine_factory(engine::EngineKind kind)
+{
+    switch (kind) {
+    case engine::EngineKind::kvm: return engine::create_kvm_engine;
+    case engine::EngineKind::interpret: return engine::create_interpret_engine;
+    case engine::EngineKind::translate: break;
+    }
+    return [](const engine::EngineConfig&) -> base::Result<std::unique_ptr<engine::Engine>> {
+        return base::usage_error(
+            "--engine translate: not built yet; use auto, kvm or interpret");
+    };
+}
+
+base::Result<std::unique_ptr<Vm>> Vm::create(const VmConfig& config)
+{
+    if (!config.engine) {
+        return base::usage_error("--engine: none chosen; use kvm or interpret");
+    }
+    return create(config, engine_factory(*config.engine));
+}
+
+}  // namespace doppel::vm

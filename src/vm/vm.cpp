@@ -1,0 +1,247 @@
+#include "vm/vm.h"
+
+#include <array>
+#include <atomic>
+#include <chrono>
+#include <csignal>
+#include <mutex>
+#include <string_view>
+#include <thread>
+
+#include "backends/character/character_backend.h"
+#include "base/event_loop.h"
+#include "machine/pc.h"
+#include "vm/signals.h"
+#include "x86/cpuid.h"
+
+namespace doppel::vm {
+
+namespace {
+
+using engine::Exit;
+
+// By index of the alternatives of engine::Exit.
+constexpr std::array<std::string_view, std::variant_size_v<Exit>> exit_names{
+    "kick", "io_read", "io_write", "mmio_read", "mmio_write", "halt", "shutdown", "error"};
+
+std::string console_text(const ConsoleSpec& spec)
+{
+    switch (spec.kind) {
+    case ConsoleKind::stdio: return "stdio";
+    case ConsoleKind::none: return "none";
+    case ConsoleKind::file: return "file:" + spec.path;
+    case ConsoleKind::socket: return "socket:" + spec.path;
+    }
+    return "none";
+}
+
+class VmImpl final : public Vm {
+public:
+    base::Result<void> build(const VmConfig& config, const EngineFactory& factory);
+
+    VmResult run() override;
+    void stop() override { finish({VmResult::Kind::left_by_user, 0, {}}); }
+    [[nodiscard]] State state() const override { return state_; }
+    [[nodiscard]] VmStats stats() const override;
+
+private:
+    // The first end counts; later ones are consequences. Any thread.
+    void finish(VmResult result);
+    void run_vcpu() noexcept;
+    void handle(const Exit& exit) noexcept;
+    void serve_read(bus::Space space, std::uint64_t address, unsigned size) noexcept;
+    void serve_write(bus::Space space, std::uint64_t address, unsigned size,
+                     std::uint64_t value) noexcept;
+
+    // In order of construction; what is later uses what is earlier.
+    std::unique_ptr<base::EventLoop> loop_;
+    std::unique_ptr<bus::HostVmClock> clock_;
+    std::unique_ptr<memory::GuestMemory> memory_;
+    std::optional<x86::CpuidPolicy> cpuid_;
+    std::unique_ptr<engine::Engine> engine_;
+    std::unique_ptr<backends::CharacterBackend> console_;
+    std::unique_ptr<machine::Pc> pc_;
+    std::unique_ptr<engine::Vcpu> vcpu_;
+
+    std::atomic<State> state_ = State::configured;
+    std::atomic<bool> stop_requested_ = false;
+    std::atomic<bool> reset_requested_ = false;
+    std::mutex result_mutex_;
+    std::optional<VmResult> result_;
+
+    std::array<std::uint64_t, exit_names.size()> exits_{};
+    std::uint64_t resets_ = 0;
+    double wall_seconds_ = 0;
+};
+
+base::Result<void> VmImpl::build(const VmConfig& config, const EngineFactory& factory)
+{
+    TRY(validate(config, host_memory_bytes()));
+    const machine::PcConfig pc_config{config.cpus, config.debug_exit_port};
+    auto image = TRY(machine::boot::GuestImage::prepare(
+        {config.kernel, config.initrd, config.cmdline}, config.memory_bytes,
+        machine::Pc::topology(pc_config, config.memory_bytes)));
+
+    loop_ = TRY(base::EventLoop::create());
+    clock_ = TRY(bus::HostVmClock::create(*loop_));
+    memory_ = TRY(machine::Pc::create_memory(config.memory_bytes));
+    cpuid_ = x86::CpuidPolicy::create(x86::this_host(), config.cpus, clock_->tsc_hz());
+    engine_ = TRY(factory({*memory_, *clock_, *cpuid_, config.cpus}));
+
+    // Last among what can fail for the user's reasons: a console may be a file to truncate.
+    backends::ConsoleEvents console_events;
+    console_events.leave = [this] { stop(); };
+    console_events.failed = [this](const base::Error& error) {
+        finish({VmResult::Kind::failed, 0, error.text()});
+    };
+    console_ = TRY(backends::create_character_backend(console_text(config.console), *loop_,
+                                                      std::move(console_events)));
+
+    machine::PcEvents events;
+    events.power_off = [this] { finish({VmResult::Kind::powered_off, 0, {}}); };
+    events.debug_exit = [this](std::uint64_t value) {
+        finish({VmResult::Kind::debug_exit, value, {}});
+    };
+    events.reset = [this] {
+        reset_requested_ = true;
+        if (vcpu_) vcpu_->kick();
+    };
+    pc_ = TRY(machine::Pc::create({*memory_, *clock_, *engine_, *console_}, pc_config,
+                                  std::move(image), std::move(events)));
+    vcpu_ = TRY(engine_->create_vcpu(0));
+    return {};
+}
+
+void VmImpl::finish(VmResult result)
+{
+    {
+        const std::lock_guard lock{result_mutex_};
+        if (!result_) result_ = std::move(result);
+    }
+    stop_requested_ = true;
+    if (vcpu_) vcpu_->kick();
+}
+
+void VmImpl::serve_read(bus::Space space, std::uint64_t address, unsigned size) noexcept
+{
+    std::array<std::byte, 8> data{};
+    const auto part = std::span{data}.first(size);
+    pc_->bus().read(space, address, part);
+    vcpu_->complete_read(base::load_bytes(part));
+}
+
+void VmImpl::serve_write(bus::Space space, std::uint64_t address, unsigned size,
+                         std::uint64_t value) noexcept
+{
+    std::array<std::byte, 8> data{};
+    const auto part = std::span{data}.first(size);
+    base::store_bytes(part, value);
+    pc_->bus().write(space, address, part);
+}
+
+void VmImpl::handle(const Exit& exit) noexcept
+{
+    if (const auto* io_read = std::get_if<engine::IoReadExit>(&exit)) {
+        serve_read(bus::Space::port, io_read->port, io_read->size);
+    } else if (const auto* io_write = std::get_if<engine::IoWriteExit>(&exit)) {
+        serve_write(bus::Space::port, io_write->port, io_write->size, io_write->value);
+    } else if (const auto* mmio_read = std::get_if<engine::MmioReadExit>(&exit)) {
+        serve_read(bus::Space::memory, mmio_read->gpa.value, mmio_read->size);
+    } else if (const auto* mmio_write = std::get_if<engine::MmioWriteExit>(&exit)) {
+        serve_write(bus::Space::memory, mmio_write->gpa.value, mmio_write->size,
+                    mmio_write->value);
+    } else if (std::holds_alternative<engine::HaltExit>(exit)) {
+        vcpu_->wait();
+    } else if (const auto* shutdown = std::get_if<engine::ShutdownExit>(&exit)) {
+        finish({VmResult::Kind::triple_fault, 0, shutdown->reason});
+    } else if (const auto* error = std::get_if<engine::ErrorExit>(&exit)) {
+        finish({VmResult::Kind::failed, 0, error->reason});
+    }
+}
+
+void VmImpl::run_vcpu() noexcept
+{
+    vcpu_->set_state(pc_->entry());
+    while (!stop_requested_) {
+        if (reset_requested_.exchange(false)) {
+            ++resets_;
+            if (const auto restarted = pc_->restart(); !restarted) {
+                finish({VmResult::Kind::failed, 0, restarted.error().text()});
+                break;
+            }
+            vcpu_->set_state(pc_->entry());
+        }
+        const Exit exit = vcpu_->run();
+        ++exits_[exit.index()];
+        handle(exit);
+    }
+    loop_->stop();
+}
+
+VmResult VmImpl::run()
+{
+    ASSERT(state_ == State::configured);
+    const auto failed = [this](const base::Error& error) {
+        state_ = State::stopped;
+        return VmResult{VmResult::Kind::failed, 0, error.text()};
+    };
+    const auto signals = SignalWatch::create(*loop_, [this](int signal) {
+        finish({VmResult::Kind::signalled, static_cast<std::uint64_t>(signal), {}});
+    });
+    if (!signals) return failed(signals.error());
+    if (const auto started = pc_->restart(); !started) return failed(started.error());
+
+    state_ = State::running;
+    const auto begin = std::chrono::steady_clock::now();
+    std::thread vcpu_thread{[this] { run_vcpu(); }};
+    loop_->run();
+    // The loop also ends when epoll itself fails.
+    stop_requested_ = true;
+    vcpu_->kick();
+    vcpu_thread.join();
+    wall_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    console_->flush();
+    state_ = State::stopped;
+    const std::lock_guard lock{result_mutex_};
+    return result_.value_or(VmResult{VmResult::Kind::failed, 0, "The event loop ended early"});
+}
+
+VmStats VmImpl::stats() const
+{
+    VmStats stats;
+    stats.engine = engine::name(engine_->kind());
+    stats.wall_seconds = wall_seconds_;
+    if (engine_->capabilities().counts_instructions) stats.instructions = vcpu_->instructions();
+    for (std::size_t i = 0; i < exits_.size(); ++i) {
+        stats.counters.add("exits." + std::string{exit_names[i]}, exits_[i]);
+    }
+    stats.counters.add("machine.resets", resets_);
+    vcpu_->counters(stats.counters);
+    engine_->counters(stats.counters);
+    pc_->counters(stats.counters);
+    return stats;
+}
+
+}  // namespace
+
+int VmResult::exit_status() const
+{
+    switch (kind) {
+    case Kind::powered_off:
+    case Kind::left_by_user: return 0;
+    case Kind::debug_exit: return static_cast<int>(((value << 1) | 1) & 0xff);
+    case Kind::triple_fault: return 4;
+    case Kind::failed: return 3;
+    case Kind::signalled: return 128 + static_cast<int>(value);
+    }
+    return 3;
+}
+
+base::Result<std::unique_ptr<Vm>> Vm::create(const VmConfig& config, const EngineFactory& factory)
+{
+    auto vm = std::make_unique<VmImpl>();
+    TRY(vm->build(config, factory));
+    return std::unique_ptr<Vm>{std::move(vm)};
+}
+
+}  // namespace doppel::vm
