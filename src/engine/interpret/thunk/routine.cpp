@@ -63,12 +63,25 @@ private:
             out_.move(plan_.memory_register, rsi);
         }
         if (plan_.mxcsr) {
+            // LDMXCSR serialises and costs more than all the rest: only where the guest's value
+            // is not there already. MOV EAX, [guest]; CMP EAX, [rsp - 8]; JE over LDMXCSR.
             host_mxcsr(3);
+            load_guest_mxcsr();
+            out_.bytes(std::array<std::uint8_t, 5>{0x3b, 0x44, 0x24, 0xf8, 0x74});
+            out_.byte(base_ >= 8 ? 8 : 7);
             out_.group(0xae, 2, base_, xsave(xsave_mxcsr), false);
         }
     }
 
-    // STMXCSR (3) or LDMXCSR (2) of [rsp - 8]: the red zone, which signals respect.
+    void load_guest_mxcsr()
+    {
+        if (base_ >= 8) out_.byte(0x41);
+        out_.byte(0x8b);
+        out_.byte(0x80 | (base_ & 7));
+        out_.dword(xsave(xsave_mxcsr));
+    }
+
+    // STMXCSR (3) or LDMXCSR (2) of [rsp - 8]: the red zone, which signals respect. 5 bytes.
     void host_mxcsr(unsigned extension)
     {
         out_.bytes(std::array<std::uint8_t, 2>{0x0f, 0xae});
@@ -155,6 +168,15 @@ private:
         if (plan_.x87) out_.bytes(std::array<std::uint8_t, 2>{0xdb, 0xe3});  // FNINIT
         if (plan_.mxcsr) {
             out_.group(0xae, 3, base_, xsave(xsave_mxcsr), false);
+            if (done) {
+                // The guest's sticky flags may stay: with exceptions masked nothing in the host
+                // sees them, and the next thunk finds its MXCSR loaded. MOV EAX, [guest];
+                // XOR EAX, [rsp - 8]; TEST EAX, ~flags; JZ over LDMXCSR.
+                load_guest_mxcsr();
+                out_.bytes(std::array<std::uint8_t, 5>{0x33, 0x44, 0x24, 0xf8, 0xa9});
+                out_.dword(0xffc0);
+                out_.bytes(std::array<std::uint8_t, 2>{0x74, 5});
+            }
             host_mxcsr(2);
         }
         if (plan_.vector_encoded) out_.bytes(std::array<std::uint8_t, 3>{0xc5, 0xf8, 0x77});

@@ -168,6 +168,12 @@ Flow run_memory(Core& core, const Op& op) noexcept
     if ((linear & (operand.alignment - 1u)) != 0) return core.raise(Vector::GP, 0);
 
     if (!operand.write) {
+        // Plain RAM in one page is read where it lies: guest pages begin at host pages, so the
+        // host sees the same alignment.
+        if (std::byte* host = MemoryAccess::read_pointer(core, linear, size)) [[likely]] {
+            return execute(core, op, *thunk, host);
+        }
+        if (core.failed()) return core.pending_flow();
         std::byte* bounce = core.thunks->bounce(linear);
         if (!core.load_bytes(linear, {bounce, size})) return core.pending_flow();
         return execute(core, op, *thunk, bounce);
