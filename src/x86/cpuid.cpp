@@ -349,6 +349,19 @@ CpuidPolicy CpuidPolicy::create(const HostCpuid& host, unsigned vcpus, std::uint
     return policy;
 }
 
+CpuidPolicy CpuidPolicy::from_entries(std::vector<CpuidEntry> entries)
+{
+    CpuidPolicy policy;
+    policy.entries_ = std::move(entries);
+    if (const CpuidEntry* xsave = find(policy.entries_, 0xd, 0); xsave != nullptr) {
+        policy.xcr0_mask_ = xsave->result.eax & xcr0::SUPPORTED;
+    }
+    const CpuidEntry* sizes = find(policy.entries_, extended_last, 0);
+    policy.physical_address_bits_ = sizes == nullptr ? 36 : sizes->result.eax & 0xff;
+    policy.cr4_mask_ = cr4_bits(policy);
+    return policy;
+}
+
 bool CpuidPolicy::has(std::uint32_t leaf, std::uint32_t subleaf, char reg, unsigned bit) const
 {
     const CpuidEntry* entry = find(entries_, leaf, subleaf);

@@ -49,6 +49,8 @@ class CpuidPolicy {
 public:
     // tsc_hz goes into leaf 0x15 and the signature leaf 0x40000010.
     static CpuidPolicy create(const HostCpuid& host, unsigned vcpus, std::uint64_t tsc_hz);
+    // Another policy's entries, reduced by an engine that can honour less; leaf 0 first.
+    static CpuidPolicy from_entries(std::vector<CpuidEntry> entries);
 
     // Architecturally exact, out-of-range leaves included (on Intel they read as the highest
     // basic). Never fails: unknown leaves are zero.

@@ -89,6 +89,8 @@ public:
         return result;
     }
 
+    void forget_code() override { blocks_.clear(); }
+
     Stop execute(std::uint64_t instructions) override
     {
         if (shut_down_) return Stop::exit;

@@ -30,6 +30,9 @@ public:
     // rather than a stop. Asked directly after it. `reg` is an xAPIC page offset >> 4 (0-0xff)
     // or an x2APIC MSR (0x800-0x8ff).
     virtual bool rejected() noexcept { return false; }
+    // MSRs that the interpreter does not know: somebody else may, so stop before the
+    // instruction instead of #GP.
+    virtual bool has_other_msrs() noexcept { return false; }
     // The guest's time-stamp counter is VmClock::tsc() + offset from now on.
     virtual void tsc_offset_changed(std::uint64_t offset) noexcept { static_cast<void>(offset); }
 };
@@ -44,6 +47,8 @@ public:
 
     virtual void set_state(const x86::CpuState& state) = 0;
     [[nodiscard]] virtual x86::CpuState state() const = 0;
+    // RAM may have been written without GuestMemory's knowledge: drops all decoded code.
+    virtual void forget_code() = 0;
 
     // Why execute() stopped.
     enum class Stop {

@@ -117,6 +117,11 @@ Answer environment_answer(Core& core, bool served)
     return core.system->environment().rejected() ? Answer::gp : Answer::refused;
 }
 
+Answer unknown(Core& core)
+{
+    return core.system->environment().has_other_msrs() ? Answer::refused : Answer::gp;
+}
+
 bool has_tsc_deadline(const Core& core) { return core.cpuid.has(1, 0, 'c', 24); }
 
 bool is_x2apic(std::uint32_t index)
@@ -200,7 +205,7 @@ Answer read(Core& core, std::uint32_t index, std::uint64_t& value)
     case msr::IA32_EFER: value = state.efer; return Answer::ok;
     case msr::IA32_FS_BASE: value = state.segments[x86::FS].base; return Answer::ok;
     case msr::IA32_GS_BASE: value = state.segments[x86::GS].base; return Answer::ok;
-    default: return Answer::gp;
+    default: return unknown(core);
     }
 }
 
@@ -283,7 +288,7 @@ Answer write(Core& core, std::uint32_t index, std::uint64_t value)
     case msr::IA32_EFER: return answer(write_efer(core, value));
     case msr::IA32_FS_BASE: return write_base(core, x86::FS, value);
     case msr::IA32_GS_BASE: return write_base(core, x86::GS, value);
-    default: return Answer::gp;
+    default: return unknown(core);
     }
 }
 
