@@ -64,13 +64,13 @@ inline constexpr std::uint16_t rtc = 0x70;
 inline constexpr std::uint16_t system_control_a = 0x92;
 inline constexpr std::uint16_t com1 = 0x3f8;
 inline constexpr std::uint16_t fw_cfg_selector = 0x510, fw_cfg_data = 0x511, fw_cfg_dma = 0x514;
-inline constexpr std::uint16_t acpi_pm = 0x600;  // PM1a event, PM1a control, PM timer
+inline constexpr std::uint16_t acpi_pm = 0x600;  // PM1a event, PM1a control, PM timer, GPE0
 inline constexpr std::uint16_t pci_config_address = 0xcf8, pci_config_data = 0xcfc;
 inline constexpr std::uint16_t reset_control = 0xcf9;
 }  // namespace port
 
 // Offsets of the ACPI registers from port::acpi_pm.
-inline constexpr std::uint16_t pm1_event = 0, pm1_control = 4, pm_timer = 8;
+inline constexpr std::uint16_t pm1_event = 0, pm1_control = 4, pm_timer = 8, gpe0 = 12;
 inline constexpr std::uint16_t acpi_pm_size = 16;
 
 // Interrupt lines (GSIs).

@@ -8,6 +8,9 @@
 
 #include "base/bytes.h"
 #include "devices/irq/interrupt_controllers.h"
+#include "devices/legacy/acpi_pm.h"
+#include "devices/legacy/i8042.h"
+#include "devices/legacy/reset_ports.h"
 #include "devices/legacy/uart16550.h"
 #include "devices/pci/pci_host.h"
 #include "devices/timer/pit.h"
@@ -39,7 +42,7 @@ public:
 
 private:
     static devices::Rtc::Config rtc_config(const memory::GuestMemory& memory);
-    void claim_ports(std::uint16_t start, std::uint64_t size, bus::BusDevice& device);
+    void claim_ports(std::uint64_t start, std::uint64_t size, bus::BusDevice& device);
     base::Result<void> claim_debug_exit(std::uint16_t port);
 
     PcParts parts_;
@@ -53,6 +56,9 @@ private:
     devices::Pit pit_;
     devices::Rtc rtc_;
     devices::PmTimer pm_timer_;
+    devices::AcpiPm acpi_pm_;
+    devices::I8042 i8042_;
+    devices::ResetPorts reset_ports_;
     devices::PciHost pci_;
     FwCfg fw_cfg_;
     DebugExit debug_exit_;
@@ -88,6 +94,9 @@ PcImpl::PcImpl(const PcParts& parts, const PcConfig& config,
       pit_(bus_, interrupts_, parts.clock),
       rtc_(bus_, interrupts_, parts.clock, rtc_config(parts.memory)),
       pm_timer_(parts.clock, devices::PmTimer::Width::bits_32),
+      acpi_pm_(interrupts_, {layout::irq::sci, layout::s5_sleep_type}, events_.power_off),
+      i8042_(interrupts_, events_.reset),
+      reset_ports_(events_.reset),
       fw_cfg_(parts.memory),
       debug_exit_(events_.debug_exit)
 {
@@ -101,7 +110,7 @@ devices::Rtc::Config PcImpl::rtc_config(const memory::GuestMemory& memory)
     return {devices::Rtc::host_utc_seconds(), ram.low, ram.high};
 }
 
-void PcImpl::claim_ports(std::uint16_t start, std::uint64_t size, bus::BusDevice& device)
+void PcImpl::claim_ports(std::uint64_t start, std::uint64_t size, bus::BusDevice& device)
 {
     bus_.claim(bus::Space::port, start, size, device);
     claimed_ports_.emplace_back(start, start + size);
@@ -136,6 +145,21 @@ base::Result<void> PcImpl::wire(const PcConfig& config)
     claim_ports(layout::port::pit, 4, pit_.counter_ports());
     claim_ports(layout::port::system_control_b, 1, pit_.port_b());
     claim_ports(layout::port::rtc, devices::Rtc::port_count, rtc_);
+    claim_ports(layout::port::i8042_data, 1, i8042_.data_port());
+    claim_ports(layout::port::i8042_command, 1, i8042_.command_port());
+    claim_ports(layout::port::system_control_a, 1, reset_ports_.port_a());
+    claim_ports(layout::port::acpi_pm + layout::pm1_event, devices::AcpiPm::event_size,
+                acpi_pm_.event_block());
+    claim_ports(layout::port::acpi_pm + layout::pm1_control, devices::AcpiPm::control_size,
+                acpi_pm_.control_block());
+    claim_ports(layout::port::acpi_pm + layout::pm_timer, devices::PmTimer::port_count, pm_timer_);
+    claim_ports(layout::port::acpi_pm + layout::gpe0, devices::AcpiPm::gpe0_size,
+                acpi_pm_.gpe0_block());
+    pci_.claim(bus_, layout::port::pci_config_address, layout::ecam_start,
+               static_cast<unsigned>(layout::ecam_size / devices::PciHost::ecam_bytes_per_bus),
+               reset_ports_.reset_control());
+    claimed_ports_.emplace_back(layout::port::pci_config_address,
+                                layout::port::pci_config_data + 4);
     claim_ports(layout::port::fw_cfg_selector, FwCfg::port_count, fw_cfg_);
     if (config.debug_exit_port) TRY(claim_debug_exit(*config.debug_exit_port));
     return {};
@@ -149,6 +173,9 @@ base::Result<void> PcImpl::restart()
     pit_.reset();
     rtc_.reset();
     pm_timer_.reset();
+    acpi_pm_.reset();
+    i8042_.reset();
+    reset_ports_.reset();
     pci_.reset();
     fw_cfg_.reset();
     // Controllers after the devices, whose reset moves their lines; local APICs last.
@@ -168,6 +195,9 @@ void PcImpl::save(base::StateWriter& writer) const
     com1_.save(writer);
     pit_.save(writer);
     rtc_.save(writer);
+    acpi_pm_.save(writer);
+    i8042_.save(writer);
+    reset_ports_.save(writer);
     pci_.save(writer);
     fw_cfg_.save(writer);
 }
@@ -179,6 +209,9 @@ base::Result<void> PcImpl::load(const base::StateReader& reader)
     TRY(com1_.load(reader));
     TRY(pit_.load(reader));
     TRY(rtc_.load(reader));
+    TRY(acpi_pm_.load(reader));
+    TRY(i8042_.load(reader));
+    TRY(reset_ports_.load(reader));
     TRY(pci_.load(reader));
     TRY(fw_cfg_.load(reader));
     return {};
@@ -200,7 +233,7 @@ base::Result<std::unique_ptr<memory::GuestMemory>> Pc::create_memory(std::uint64
 acpi::Topology Pc::topology(const PcConfig& config, std::uint64_t ram_bytes)
 {
     const RamSplit ram = split_ram(ram_bytes);
-    return {config.vcpus, false, ram.high == 0 ? 0 : layout::high_ram_start + ram.high};
+    return {config.vcpus, true, ram.high == 0 ? 0 : layout::high_ram_start + ram.high};
 }
 
 base::Result<std::unique_ptr<Pc>> Pc::create(const PcParts& parts, const PcConfig& config,

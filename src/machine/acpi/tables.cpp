@@ -130,7 +130,7 @@ std::vector<std::byte> make_facs()
 // ACPI 6.5 section 5.2.9.
 std::vector<std::byte> make_fadt(const Topology& topology, std::uint64_t facs, std::uint64_t dsdt)
 {
-    constexpr std::uint32_t flag_wbinvd = 1 << 0, flag_proc_c1 = 1 << 2, flag_no_power_button = 1 << 4,
+    constexpr std::uint32_t flag_wbinvd = 1 << 0, flag_proc_c1 = 1 << 2,
                             flag_no_sleep_button = 1 << 5, flag_rtc_not_fixed = 1 << 6,
                             flag_timer_32 = 1 << 8, flag_reset_register = 1 << 10;
     constexpr std::uint16_t boot_legacy_devices = 1 << 0, boot_8042 = 1 << 1,
@@ -150,13 +150,14 @@ std::vector<std::byte> make_fadt(const Topology& topology, std::uint64_t facs, s
     out.write<std::uint32_t>(0);
     out.write<std::uint32_t>(0);
     out.write<std::uint32_t>(pm + layout::pm_timer);
-    out.write<std::uint32_t>(0);  // GPE0: none
+    out.write<std::uint32_t>(pm + layout::gpe0);
     out.write<std::uint32_t>(0);
     out.write<std::uint8_t>(4);  // PM1 event length
     out.write<std::uint8_t>(2);  // PM1 control length
     out.write<std::uint8_t>(0);
     out.write<std::uint8_t>(4);  // PM timer length
-    out.fill(4);                 // GPE lengths, base, CST
+    out.write<std::uint8_t>(4);  // GPE0 length
+    out.fill(3);                 // GPE1 length and base, CST
     out.write<std::uint16_t>(0xffff);  // no C2
     out.write<std::uint16_t>(0xffff);  // no C3
     out.fill(8);                       // flush, duty cycle, day and month alarms
@@ -164,8 +165,8 @@ std::vector<std::byte> make_fadt(const Topology& topology, std::uint64_t facs, s
     out.write(static_cast<std::uint16_t>(boot_legacy_devices | boot_no_vga |
                                          (topology.keyboard ? boot_8042 : 0)));
     out.write<std::uint8_t>(0);
-    out.write(flag_wbinvd | flag_proc_c1 | flag_no_power_button | flag_no_sleep_button |
-              flag_rtc_not_fixed | flag_timer_32 | flag_reset_register);
+    out.write(flag_wbinvd | flag_proc_c1 | flag_no_sleep_button | flag_rtc_not_fixed |
+              flag_timer_32 | flag_reset_register);
     write_io_gas(out, 8, 1, layout::port::reset_control);
     out.write<std::uint8_t>(0x06);  // hard reset of the CPU
     out.write<std::uint16_t>(0);
@@ -179,7 +180,7 @@ std::vector<std::byte> make_fadt(const Topology& topology, std::uint64_t facs, s
     write_no_gas(out);
     write_no_gas(out);
     write_io_gas(out, 32, 3, pm + layout::pm_timer);
-    write_no_gas(out);
+    write_io_gas(out, 32, 1, pm + layout::gpe0);
     write_no_gas(out);
     write_no_gas(out);  // sleep control
     write_no_gas(out);  // sleep status
