@@ -27,7 +27,7 @@ base::Result<std::unique_ptr<CharacterBackend>> create_character_backend(std::st
         return Made{TRY(FileBackend::create(loop, path, FileBackend::Mode::truncate,
                                             std::move(events.failed)))};
     }
-    return base::usage_error("--console " + std::string{spec} +
+    return base::usage_error("--console " + std::string{spec.substr(0, 64)} +
                              ": unknown; use stdio, none, file:PATH or socket:PATH");
 }
 

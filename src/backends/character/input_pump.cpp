@@ -18,12 +18,13 @@ InputPump::~InputPump()
     if (watching_) loop_.remove(fd_);
 }
 
-void InputPump::attach(int fd)
+void InputPump::attach(int fd, WhenFull when_full)
 {
     detach();
     {
         const std::lock_guard lock{mutex_};
         fd_ = fd;
+        when_full_ = when_full;
     }
     resume();
 }
@@ -40,6 +41,12 @@ void InputPump::push(std::byte byte)
 {
     const std::lock_guard lock{mutex_};
     queue_.push({&byte, 1});
+}
+
+// One byte is kept for the end callback.
+std::size_t InputPump::room_for_input() const
+{
+    return queue_.room() > 1 ? queue_.room() - 1 : 0;
 }
 
 // Begins to look at the descriptor, again.
@@ -67,8 +74,7 @@ void InputPump::on_readable()
     {
         const std::lock_guard lock{mutex_};
         if (fd_ < 0) return;
-        // One byte is kept for the end callback.
-        const std::size_t room = queue_.room() > 1 ? queue_.room() - 1 : 0;
+        const std::size_t room = when_full_ == WhenFull::lose ? buffer.size() : room_for_input();
         if (room == 0) {
             if (watching_) loop_.remove(fd_);
             watching_ = false;
@@ -86,8 +92,9 @@ void InputPump::on_readable()
         std::vector<std::byte> bytes{buffer.begin(), buffer.begin() + got};
         if (filter_) filter_(bytes);
         const std::lock_guard lock{mutex_};
-        queue_.push(bytes);
-        callback = input_;
+        const auto fitting = std::min(bytes.size(), room_for_input());
+        if (fitting != 0) callback = input_;
+        queue_.push(std::span{bytes}.first(fitting));
         again = !watching_ && fd_ >= 0 && !std::exchange(resuming_, true);
     } else {
         detach();

@@ -1,5 +1,6 @@
 // A bounded queue of input and the descriptor that fills it. When the queue is full the
-// descriptor is left alone: the host's own flow control does the rest.
+// descriptor is left alone, and the host's own flow control does the rest; or, where
+// somebody types, it is read all the same and what does not fit is lost.
 //
 // Threads: read() and available() from any; the rest on the event loop's thread or before
 // it runs. Held by shared_ptr, since tasks posted to the loop may outlive the owner.
@@ -19,7 +20,8 @@ namespace doppel::backends {
 class InputPump : public std::enable_shared_from_this<InputPump> {
 public:
     static constexpr std::size_t capacity = 4096;
-    // What of the bytes just read shall be queued; may not grow them. Without the lock.
+    enum class WhenFull { wait, lose };
+    // What shall be queued in place of the bytes just read. Without the lock.
     using Filter = std::function<void(std::vector<std::byte>& bytes)>;
 
     explicit InputPump(base::EventLoop& loop) : loop_(loop) {}
@@ -34,7 +36,7 @@ public:
     void set_input_callback(std::function<void()> callback);
 
     // The caller keeps the descriptor open until detach().
-    void attach(int fd);
+    void attach(int fd, WhenFull when_full = WhenFull::wait);
     void detach();  // what is queued stays
     void push(std::byte byte);
 
@@ -44,6 +46,7 @@ public:
 private:
     void on_readable();
     void resume();
+    [[nodiscard]] std::size_t room_for_input() const;  // mutex held
 
     base::EventLoop& loop_;
     mutable std::mutex mutex_;
@@ -52,6 +55,7 @@ private:
     std::function<void()> ended_;
     std::function<void()> input_;
     int fd_ = -1;
+    WhenFull when_full_ = WhenFull::wait;
     bool watching_ = false;
     bool resuming_ = false;  // resume() is posted
 };

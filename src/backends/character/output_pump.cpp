@@ -4,7 +4,9 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 
+#include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <utility>
 
 namespace doppel::backends {
@@ -18,8 +20,16 @@ ssize_t write_some(int fd, std::span<const std::byte> bytes)
     return ::write(fd, bytes.data(), bytes.size());
 }
 
-constexpr int flush_milliseconds = 2000;
-constexpr int flush_step = 50;
+bool takes_output(int fd)
+{
+    pollfd ready{fd, POLLOUT, 0};
+    return ::poll(&ready, 1, 0) == 1;
+}
+
+constexpr std::size_t small_piece = 512;
+constexpr std::chrono::milliseconds flush_stuck{2000};
+constexpr std::chrono::milliseconds flush_total{10000};
+constexpr int flush_step_ms = 50;
 
 }  // namespace
 
@@ -28,20 +38,26 @@ OutputPump::~OutputPump()
     if (watching_) loop_.remove(fd_.get());
 }
 
-void OutputPump::attach(base::Fd fd)
+void OutputPump::attach(base::Fd fd, Mode mode)
 {
     detach();
     const std::lock_guard lock{mutex_};
     fd_ = std::move(fd);
+    mode_ = mode;
 }
 
 void OutputPump::detach()
 {
-    const std::lock_guard lock{mutex_};
-    watch(false);
-    queue_.clear();
-    fd_.reset();
-    scheduled_ = false;
+    std::function<void()> writable;
+    {
+        const std::lock_guard lock{mutex_};
+        watch(false);
+        queue_.clear();
+        fd_.reset();
+        scheduled_ = false;
+        if (std::exchange(was_low_, false)) writable = writable_;
+    }
+    if (writable) writable();
 }
 
 std::size_t OutputPump::write(std::span<const std::byte> bytes) noexcept
@@ -68,7 +84,12 @@ std::size_t OutputPump::room() const noexcept
 int OutputPump::write_out()
 {
     while (!queue_.empty()) {
-        const ssize_t written = write_some(fd_.get(), queue_.front());
+        auto bytes = queue_.front();
+        if (mode_ == Mode::may_block) {
+            if (!takes_output(fd_.get())) return 0;
+            bytes = bytes.first(std::min(bytes.size(), small_piece));
+        }
+        const ssize_t written = write_some(fd_.get(), bytes);
         if (written < 0) {
             if (errno == EINTR) continue;
             return errno == EAGAIN ? 0 : errno;
@@ -121,15 +142,21 @@ void OutputPump::pump()
 
 void OutputPump::flush() noexcept
 {
-    for (int waited = 0; waited < flush_milliseconds; waited += flush_step) {
+    using Clock = std::chrono::steady_clock;
+    const auto last = Clock::now() + flush_total;
+    auto until = Clock::now() + flush_stuck;
+    while (Clock::now() < std::min(until, last)) {
         pollfd ready{};
         {
             const std::lock_guard lock{mutex_};
+            const std::size_t before = queue_.size();
             if (!fd_.valid() || write_out() != 0 || queue_.empty()) return;
+            if (queue_.size() < before) until = Clock::now() + flush_stuck;
             ready.fd = fd_.get();
         }
+        // Short, since the loop may close the descriptor meanwhile.
         ready.events = POLLOUT;
-        ::poll(&ready, 1, flush_step);
+        ::poll(&ready, 1, flush_step_ms);
     }
 }
 

@@ -1,4 +1,4 @@
-// A bounded queue of output and the descriptor it drains into, without ever blocking.
+// A bounded queue of output and the descriptor it drains into, without blocking.
 //
 // Threads: write(), room() and flush() from any; the rest on the event loop's thread or
 // before it runs. Held by shared_ptr, since tasks posted to the loop may outlive the owner.
@@ -25,14 +25,17 @@ public:
     OutputPump(const OutputPump&) = delete;
     OutputPump& operator=(const OutputPump&) = delete;
 
-    // The descriptor must be non-blocking or of a kind that does not block (regular file).
-    void attach(base::Fd fd);
+    // may_block: for a terminal or pipe whose O_NONBLOCK is not ours to set, since other
+    // processes share it. Then only small pieces are written, and only when poll() says that
+    // there is room: a pipe takes such a piece at once, a terminal nearly always.
+    enum class Mode { does_not_block, may_block };
+    void attach(base::Fd fd, Mode mode = Mode::does_not_block);
     // Drops what is queued; from now on bytes are accepted and vanish.
     void detach();
 
     std::size_t write(std::span<const std::byte> bytes) noexcept;
     [[nodiscard]] std::size_t room() const noexcept;
-    // Up to two seconds, from any thread.
+    // Up to two seconds without progress, ten in all; from any thread.
     void flush() noexcept;
 
     void set_writable_callback(std::function<void()> callback);
@@ -53,6 +56,7 @@ private:
     mutable std::mutex mutex_;
     ByteQueue queue_{capacity};
     base::Fd fd_;
+    Mode mode_ = Mode::does_not_block;
     std::function<void()> writable_;
     std::function<void(int)> failed_;
     bool scheduled_ = false;  // a pump() is posted, or the descriptor is watched

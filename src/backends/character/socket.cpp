@@ -1,6 +1,7 @@
 #include "backends/character/socket.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -30,10 +31,18 @@ base::Result<void> clear_path(const sockaddr_un& address, const std::string& wha
                                         "choose another");
     }
     const base::Fd probe{::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0)};
-    if (::connect(probe.get(), as_generic(address), sizeof address) == 0 || errno != ECONNREFUSED) {
+    const bool taken = ::connect(probe.get(), as_generic(address), sizeof address) == 0;
+    if (taken || errno == EAGAIN) {
         return base::usage_error(what + ": another process listens there; choose another path");
     }
-    ::unlink(address.sun_path);
+    if (errno != ECONNREFUSED) {
+        return base::errno_error(base::ErrorKind::io, what + ": cannot tell who listens there",
+                                 errno);
+    }
+    if (::unlink(address.sun_path) != 0) {
+        return base::errno_error(base::ErrorKind::io,
+                                 what + ": cannot remove the socket of an earlier run", errno);
+    }
     return {};
 }
 
@@ -55,8 +64,10 @@ base::Result<std::unique_ptr<SocketBackend>> SocketBackend::create(base::EventLo
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (path.size() >= sizeof address.sun_path) {
-        return base::usage_error(what + ": the path is longer than the 107 bytes that a socket's "
-                                        "may have");
+        return base::usage_error("--console socket:PATH: the path has " +
+                                 std::to_string(path.size()) + " bytes; a socket's has at most " +
+                                 std::to_string(sizeof address.sun_path - 1) +
+                                 ", choose a shorter one");
     }
     std::memcpy(address.sun_path, path.c_str(), path.size() + 1);
     TRY(clear_path(address, what));
@@ -68,7 +79,12 @@ base::Result<std::unique_ptr<SocketBackend>> SocketBackend::create(base::EventLo
     std::unique_ptr<SocketBackend> backend{new SocketBackend{loop, path, std::move(listener)}};
     auto* raw = backend.get();
     backend->output_->set_failed_callback([raw](int) { raw->drop_client(); });
-    backend->input_->set_end_callback([raw] { raw->drop_client(); });
+    backend->input_->set_end_callback([raw] { raw->end_of_input(); });
+    struct stat status {};
+    if (::lstat(address.sun_path, &status) == 0) {
+        backend->device_ = status.st_dev;
+        backend->inode_ = status.st_ino;
+    }
     TRY(loop.add(backend->listener_.get(), EPOLLIN, [raw](std::uint32_t) { raw->accept_client(); }));
     return backend;
 }
@@ -81,18 +97,35 @@ SocketBackend::~SocketBackend()
     output_->set_failed_callback({});
     output_->flush();
     drop_client();
-    ::unlink(path_.c_str());
+    struct stat status {};
+    if (::lstat(path_.c_str(), &status) == 0 && status.st_dev == device_ &&
+        status.st_ino == inode_) {
+        ::unlink(path_.c_str());
+    }
 }
 
 void SocketBackend::accept_client()
 {
     base::Fd client{::accept4(listener_.get(), nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK)};
+    if (client_.valid() && client_hung_up()) drop_client();
     if (!client.valid() || client_.valid()) return;
     base::Fd duplicate{::fcntl(client.get(), F_DUPFD_CLOEXEC, 3)};
     if (!duplicate.valid()) return;
     client_ = std::move(client);
     output_->attach(std::move(duplicate));
     input_->attach(client_.get());
+}
+
+bool SocketBackend::client_hung_up() const
+{
+    pollfd state{client_.get(), 0, 0};
+    return ::poll(&state, 1, 0) == 1 && (state.revents & (POLLHUP | POLLERR)) != 0;
+}
+
+// The client that only stopped sending is dropped when output fails, or for the next one.
+void SocketBackend::end_of_input()
+{
+    if (client_hung_up()) drop_client();
 }
 
 void SocketBackend::drop_client()

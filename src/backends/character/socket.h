@@ -1,5 +1,5 @@
 // A serial line behind a listening Unix stream socket; one client at a time, a second one
-// is closed at once. While nobody is connected output vanishes. The path is removed at
+// is closed at once. A client that shuts down its sending side still gets output. While nobody is connected output vanishes. The path is removed at
 // the end.
 #pragma once
 
@@ -36,10 +36,14 @@ public:
 private:
     SocketBackend(base::EventLoop& loop, std::string path, base::Fd listener);
     void accept_client();
+    void end_of_input();
+    [[nodiscard]] bool client_hung_up() const;
     void drop_client();
 
     base::EventLoop& loop_;
     std::string path_;
+    std::uint64_t device_ = 0;  // of the socket's file, to remove no other at the end
+    std::uint64_t inode_ = 0;
     base::Fd listener_;
     base::Fd client_;  // for reading; the output pump has a duplicate
     std::shared_ptr<OutputPump> output_;

@@ -1,6 +1,7 @@
 #include "backends/character/stdio.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
@@ -14,10 +15,10 @@ namespace doppel::backends {
 namespace {
 
 constexpr std::string_view key_help =
-    "\r\nKeys after Ctrl-A:\r\n"
-    "  x       leave doppel\r\n"
-    "  h       this list\r\n"
-    "  Ctrl-A  send Ctrl-A to the guest\r\n";
+    "\r\n"
+    "Ctrl-A x       end the virtual machine\r\n"
+    "Ctrl-A h       list the keys\r\n"
+    "Ctrl-A Ctrl-A  send one Ctrl-A to the guest\r\n";
 
 // A descriptor of our own for the same terminal or pipe, non-blocking without changing
 // the open file that our parent shares. Invalid where that cannot be had.
@@ -55,6 +56,7 @@ base::Result<std::unique_ptr<StdioBackend>> StdioBackend::create(base::EventLoop
     ::signal(SIGPIPE, SIG_IGN);
     std::unique_ptr<StdioBackend> backend{
         new StdioBackend{loop, std::move(events), input_fd, output_fd}};
+    auto mode = OutputPump::Mode::does_not_block;
     base::Fd output = reopen_non_blocking(output_fd, what);
     if (!output.valid()) {
         output = base::Fd{::fcntl(output_fd, F_DUPFD_CLOEXEC, 3)};
@@ -62,13 +64,10 @@ base::Result<std::unique_ptr<StdioBackend>> StdioBackend::create(base::EventLoop
             return base::errno_error(base::ErrorKind::io,
                                      "--console stdio: cannot use standard output", errno);
         }
-        const int flags = ::fcntl(output_fd, F_GETFL);
-        if (!S_ISREG(what.st_mode) && !S_ISSOCK(what.st_mode) && (flags & O_NONBLOCK) == 0) {
-            backend->output_flags_ = flags;
-            ::fcntl(output_fd, F_SETFL, flags | O_NONBLOCK);
-        }
+        // Files do not block, and a socket can be told with every call.
+        if (!S_ISREG(what.st_mode) && !S_ISSOCK(what.st_mode)) mode = OutputPump::Mode::may_block;
     }
-    backend->output_->attach(std::move(output));
+    backend->output_->attach(std::move(output), mode);
     auto* raw = backend.get();
     backend->output_->set_failed_callback([raw](int error) {
         if (!raw->events_.failed) return;
@@ -91,7 +90,6 @@ StdioBackend::~StdioBackend()
     input_->detach();
     output_->flush();
     output_->detach();
-    if (output_flags_ >= 0) ::fcntl(output_fd_, F_SETFL, output_flags_);
 }
 
 void StdioBackend::begin()
@@ -100,13 +98,25 @@ void StdioBackend::begin()
     if (terminal_) {
         input_->set_filter([this](std::vector<std::byte>& bytes) {
             const EscapeFilter::Action action = escape_.apply(bytes);
-            if (action == EscapeFilter::Action::help) {
-                output_->write(std::as_bytes(std::span{key_help}));
-            }
+            if (action == EscapeFilter::Action::help) list_keys();
             if (action == EscapeFilter::Action::leave && events_.leave) events_.leave();
         });
     }
-    input_->attach(input_fd_);
+    // The keys must work while the guest does not listen.
+    input_->attach(input_fd_, terminal_ ? InputPump::WhenFull::lose : InputPump::WhenFull::wait);
+}
+
+void StdioBackend::list_keys()
+{
+    const auto text = std::as_bytes(std::span{key_help});
+    if (::isatty(output_fd_) == 1) {
+        output_->write(text);
+        return;
+    }
+    // Output goes elsewhere; the terminal that was typed on is usually writable, too.
+    pollfd ready{input_fd_, POLLOUT, 0};
+    if (::poll(&ready, 1, 0) != 1) return;
+    [[maybe_unused]] const auto written = ::write(input_fd_, text.data(), text.size());
 }
 
 std::size_t StdioBackend::write(std::span<const std::byte> bytes) noexcept

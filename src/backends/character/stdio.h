@@ -1,8 +1,10 @@
 // The process's standard input and output as a serial line: a terminal, pipes, files.
 //
 // Nothing is touched before the event loop runs. Then a terminal goes into raw mode (see
-// TerminalGuard) and its keys pass the escape filter. The end of input is told to the
+// TerminalGuard) and its keys pass the escape filter, whether the guest listens or not. The end of input is told to the
 // guest as one Ctrl-D, after all of it.
+//
+// O_NONBLOCK is never set on what was inherited: the shell that started doppel shares it.
 #pragma once
 
 #include "backends/character/character_backend.h"
@@ -36,12 +38,12 @@ public:
 private:
     StdioBackend(base::EventLoop& loop, ConsoleEvents events, int input_fd, int output_fd);
     void begin();
+    void list_keys();
 
     base::EventLoop& loop_;
     ConsoleEvents events_;
     int input_fd_;
     int output_fd_;
-    int output_flags_ = -1;  // to put back, when O_NONBLOCK had to be set on a shared file
     std::shared_ptr<OutputPump> output_;
     std::shared_ptr<InputPump> input_;
     EscapeFilter escape_;

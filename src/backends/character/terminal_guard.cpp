@@ -101,7 +101,10 @@ void remove_handlers()
 
 std::unique_ptr<TerminalGuard> TerminalGuard::make_raw(int fd)
 {
-    if (active || ::isatty(fd) == 0 || ::tcgetpgrp(fd) != ::getpgrp()) return nullptr;
+    if (active || ::isatty(fd) == 0) return nullptr;
+    // -1: not our controlling terminal, so that job control does not concern us.
+    const pid_t foreground = ::tcgetpgrp(fd);
+    if (foreground >= 0 && foreground != ::getpgrp()) return nullptr;
     termios mode{};
     if (::tcgetattr(fd, &mode) != 0) return nullptr;
     saved_mode = mode;
@@ -111,7 +114,6 @@ std::unique_ptr<TerminalGuard> TerminalGuard::make_raw(int fd)
     static_cast<void>(registered);
     install_handlers();
     ::cfmakeraw(&mode);
-    mode.c_oflag |= OPOST;  // messages of doppel's own end in a bare line feed
     ::tcsetattr(fd, TCSANOW, &mode);
     return std::unique_ptr<TerminalGuard>{new TerminalGuard};
 }
