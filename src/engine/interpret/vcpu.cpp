@@ -1,5 +1,6 @@
 #include "engine/interpret/vcpu.h"
 
+#include <algorithm>
 #include <chrono>
 
 #include "x86/msr.h"
@@ -17,6 +18,8 @@ x86::LapicConfig lapic_config(const EngineConfig& config, unsigned index)
     lapic.physical_address_bits = config.cpuid.physical_address_bits();
     return lapic;
 }
+
+constexpr std::uint64_t nmi_poll = 64;  // instructions
 
 bool is_apic_msr(std::uint32_t reg) { return reg >= x86::msr::IA32_X2APIC_FIRST; }
 
@@ -70,8 +73,9 @@ Exit InterpretVcpu::run() noexcept
 std::optional<Exit> InterpretVcpu::execute_once() noexcept
 {
     interpreter_->request_interrupt_window(something_pending());
-    const std::uint64_t budget =
-        budget_end_ == 0 ? 0 : budget_end_ - interpreter_->instructions();
+    std::uint64_t budget = budget_end_ == 0 ? 0 : budget_end_ - interpreter_->instructions();
+    // Nothing tells when a blocked NMI becomes deliverable: look often.
+    if (nmi_waiting()) budget = budget == 0 ? nmi_poll : std::min(budget, nmi_poll);
     switch (interpreter_->execute(budget)) {
     case Interpreter::Stop::budget:
         return std::nullopt;
@@ -85,6 +89,7 @@ std::optional<Exit> InterpretVcpu::execute_once() noexcept
     const Exit& exit = interpreter_->exit();
     if (std::holds_alternative<HaltExit>(exit)) {
         // An interrupt that may be taken ends the halt at once: back to the run loop.
+        if (nmi_waiting() && interpreter_->nmi_allowed()) return std::nullopt;
         if (interpreter_->interrupts_enabled() && something_pending()) return std::nullopt;
         ++counts_.halts;
     } else if (std::holds_alternative<IoReadExit>(exit) ||
@@ -100,7 +105,13 @@ std::optional<Exit> InterpretVcpu::execute_once() noexcept
 bool InterpretVcpu::something_pending() noexcept
 {
     const std::lock_guard lock{apic_mutex_};
-    return nmi_pending_ || apic_.external_pending() || apic_.pending_interrupt().has_value();
+    return apic_.external_pending() || apic_.pending_interrupt().has_value();
+}
+
+bool InterpretVcpu::nmi_waiting() noexcept
+{
+    const std::lock_guard lock{apic_mutex_};
+    return nmi_pending_;
 }
 
 bool InterpretVcpu::inject_pending() noexcept

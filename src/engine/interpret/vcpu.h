@@ -76,7 +76,9 @@ private:
     void arm_timer() noexcept;  // apic_mutex_ held
     // Injects the most urgent interrupt that may be taken now. True: one was.
     bool inject_pending() noexcept;
+    // An interrupt that IF may hold back.
     [[nodiscard]] bool something_pending() noexcept;
+    [[nodiscard]] bool nmi_waiting() noexcept;
     [[nodiscard]] std::optional<Exit> execute_once() noexcept;
 
     ApicRouter& router_;
