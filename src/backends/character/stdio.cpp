@@ -56,6 +56,11 @@ base::Result<std::unique_ptr<StdioBackend>> StdioBackend::create(base::EventLoop
     ::signal(SIGPIPE, SIG_IGN);
     std::unique_ptr<StdioBackend> backend{
         new StdioBackend{loop, std::move(events), input_fd, output_fd}};
+    if (::fcntl(input_fd, F_GETFD) < 0) {
+        // At once, or a descriptor opened below could get the number and be read.
+        backend->no_input_ = base::Fd{::open("/dev/null", O_RDONLY | O_CLOEXEC)};
+        backend->input_fd_ = backend->no_input_.get();
+    }
     auto mode = OutputPump::Mode::does_not_block;
     base::Fd output = reopen_non_blocking(output_fd, what);
     if (!output.valid()) {

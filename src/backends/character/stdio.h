@@ -42,6 +42,7 @@ private:
 
     base::EventLoop& loop_;
     ConsoleEvents events_;
+    base::Fd no_input_;  // stands in for an input that is closed
     int input_fd_;
     int output_fd_;
     std::shared_ptr<OutputPump> output_;
