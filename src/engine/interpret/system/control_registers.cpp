@@ -273,20 +273,15 @@ Flow write_cr0(Core& core, std::uint64_t value)
 Flow write_cr3(Core& core, std::uint64_t value)
 {
     auto& state = core.state;
-    bool keep = false;
     if (state.long_mode()) {
-        // Bit 63 asks to keep the translations of the PCID; we may flush all the same, but
-        // it is not stored.
-        if ((state.cr4 & cr4::PCIDE) != 0) {
-            keep = value >> 63 != 0;
-            value &= ~(std::uint64_t{1} << 63);
-        }
+        // Bit 63 asks to keep the translations of the PCID; it is not stored, and flushing
+        // all the same is allowed.
+        if ((state.cr4 & cr4::PCIDE) != 0) value &= ~(std::uint64_t{1} << 63);
         if (value >> core.cpuid.physical_address_bits() != 0) return core.raise(Vector::GP);
     } else {
         value &= 0xffffffff;
         if (!pdptes_valid(core, state.cr0, value, state.cr4)) return core.raise(Vector::GP);
     }
-    static_cast<void>(keep);
     state.cr3 = value;
     core.flush_tlb(true);
     return Flow::next;
