@@ -415,7 +415,7 @@ int3
 after: nop
 
 ;; case gate_not_present
-;; mem 0x9900 = dq 0 0
+;; mem 0x9900 = 00 b9 08 00 00 0e 00 00
 ;; fault NP error=0x482 rip=here
 here: int 0x90
 
@@ -431,7 +431,7 @@ mov ecx, 0x12345678
 rdmsr
 
 ;; case vector_beyond_idt_limit
-;; fault GP error=0x902 rip=here
+;; fault GP error=0x482 rip=here
 lidt [rel table]
 here: int 0x90
 table: dw 0x8ff
@@ -518,7 +518,7 @@ target: mov eax, 5
 ;; case far_jump_memory
 ;; mem 0x20000 = 0c 00 01 00 08 00
 ;; out cs=0x08 rbx=1
-jmp far [0x20000]
+db 0xff, 0x2c, 0x25, 0, 0, 2, 0  ; jmp far m16:32
 nop
 nop
 nop
@@ -529,7 +529,7 @@ target: mov ebx, 1
 ;; case far_call_non_present
 ;; mem 0x20000 = 00 00 01 00 60 00
 ;; fault GP error=0x60 rip=here
-here: call far [0x20000]
+here: db 0xff, 0x1c, 0x25, 0, 0, 2, 0  ; call far m16:32
 
 ;; case load_ss_null_allowed
 ;; out ss=0 rax=0

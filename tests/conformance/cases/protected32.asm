@@ -188,6 +188,7 @@ target: nop
 
 ;; case iret_to_vm86
 ;; out cs=0x1000 rsp=0x500
+;; fault GP error=0
 ;; flags VM
 push 0
 push 0

@@ -177,7 +177,7 @@ again: inc ax
 loop again
 
 ;; case bcd_in_real_mode
-;; in rax=0x15
+;; in rax=0x1b
 ;; out rax=0x21
 ;; flags AF
 daa
@@ -313,6 +313,7 @@ here: lldt ax
 ;; case vm86_far_jump
 ;; mode vm86
 ;; out cs=0x1001
+;; fault GP error=0
 jmp 0x1001:0
 times 11 nop
 target: nop

@@ -96,6 +96,13 @@ bool mnemonic_by_hand(ZydisMnemonic mnemonic)
     }
 }
 
+// Zydis counts system instructions among the Pentium Pro's: only the compares are allowed.
+bool is_x87_compare(ZydisMnemonic mnemonic)
+{
+    return mnemonic == ZYDIS_MNEMONIC_FCOMI || mnemonic == ZYDIS_MNEMONIC_FCOMIP ||
+           mnemonic == ZYDIS_MNEMONIC_FUCOMI || mnemonic == ZYDIS_MNEMONIC_FUCOMIP;
+}
+
 bool isa_by_hand(ZydisISASet isa_set)
 {
     switch (isa_set) {
@@ -122,6 +129,9 @@ Verdict judge(const ZydisDecodedInstruction& instruction, const x86::CpuidPolicy
     for (const Row& row : rows) {
         if (row.isa_set != instruction.meta.isa_set) continue;
         if (!has(cpuid, row.first) || !has(cpuid, row.second)) return Verdict::forbidden;
+        if (row.isa_set == ZYDIS_ISA_SET_PPRO && !is_x87_compare(instruction.mnemonic)) {
+            return Verdict::forbidden;
+        }
         switch (instruction.mnemonic) {
         // XSAVE's ISA set holds the instructions about XCR0 itself: those are the system's.
         case ZYDIS_MNEMONIC_XGETBV: case ZYDIS_MNEMONIC_XSETBV:

@@ -40,6 +40,16 @@ bool element_enabled(const Gather& gather, const State& state, unsigned element)
     return (state.mask[(element + 1) * gather.element_size - 1] & 0x80) != 0;
 }
 
+// The processor first widens each element's sign bit over the whole mask element, which a
+// gather that stops half-way leaves visible.
+void extend_mask(const Gather& gather, State& state)
+{
+    for (unsigned i = 0; i < gather.elements; ++i) {
+        std::memset(state.mask.data() + std::size_t{i} * gather.element_size,
+                    element_enabled(gather, state, i) ? 0xff : 0, gather.element_size);
+    }
+}
+
 void element_done(const Gather& gather, State& state, unsigned element)
 {
     if (gather.opmask) {
@@ -89,6 +99,7 @@ Flow run_gather(Core& core, const Op& op) noexcept
                        ((std::uint64_t{1} << gather.elements) - 1);
     } else {
         read_vector(core.state.xsave, gather.mask, state.mask);
+        extend_mask(gather, state);
     }
     const std::uint64_t start = core.effective_offset(op);
     for (unsigned i = 0; i < gather.elements; ++i) {
