@@ -3,10 +3,12 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <string>
@@ -101,7 +103,12 @@ void StdioBackend::begin()
 {
     terminal_ = TerminalGuard::make_raw(input_fd_);
     if (terminal_) {
+        int waiting = 0;
+        if (::ioctl(input_fd_, FIONREAD, &waiting) == 0 && waiting > 0) {
+            typed_ahead_ = static_cast<std::size_t>(waiting);
+        }
         input_->set_filter([this](std::vector<std::byte>& bytes) {
+            mend_typed_ahead(bytes);
             const EscapeFilter::Action action = escape_.apply(bytes);
             if (action == EscapeFilter::Action::help) list_keys();
             if (action == EscapeFilter::Action::leave && events_.leave) events_.leave();
@@ -109,6 +116,15 @@ void StdioBackend::begin()
     }
     // The keys must work while the guest does not listen.
     input_->attach(input_fd_, terminal_ ? InputPump::WhenFull::lose : InputPump::WhenFull::wait);
+}
+
+// Linux keeps a Ctrl-D that was typed in line mode as a zero byte (n_tty's
+// __DISABLED_CHAR), and that is what a raw reader gets.
+void StdioBackend::mend_typed_ahead(std::span<std::byte> bytes)
+{
+    const auto ahead = bytes.first(std::min(bytes.size(), typed_ahead_));
+    std::replace(ahead.begin(), ahead.end(), std::byte{0}, std::byte{0x04});
+    typed_ahead_ -= ahead.size();
 }
 
 void StdioBackend::list_keys()

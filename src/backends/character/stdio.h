@@ -39,6 +39,7 @@ private:
     StdioBackend(base::EventLoop& loop, ConsoleEvents events, int input_fd, int output_fd);
     void begin();
     void list_keys();
+    void mend_typed_ahead(std::span<std::byte> bytes);
 
     base::EventLoop& loop_;
     ConsoleEvents events_;
@@ -48,6 +49,7 @@ private:
     std::shared_ptr<OutputPump> output_;
     std::shared_ptr<InputPump> input_;
     EscapeFilter escape_;
+    std::size_t typed_ahead_ = 0;  // bytes still to read that came before raw mode
     std::unique_ptr<TerminalGuard> terminal_;
     std::shared_ptr<bool> alive_ = std::make_shared<bool>(true);
 };

@@ -36,6 +36,10 @@ protected:
         return (mode.c_lflag & (ICANON | ECHO | ISIG)) == 0 && (mode.c_oflag & OPOST) == 0;
     }
 
+    // The backend wants them open for longer than itself.
+    Pipe in;
+    Pipe out;
+    Pty pty;
     LoopThread loop_;
     std::atomic<int> left_ = 0;
     std::atomic<int> failed_ = 0;
@@ -54,7 +58,6 @@ protected:
 
 TEST_F(Stdio, PipesBothWays)
 {
-    Pipe in, out;
     make(in.reader.get(), out.writer.get());
     loop_.start();
     EXPECT_EQ(backend_->write(as_bytes("hello")), 5u);
@@ -66,7 +69,6 @@ TEST_F(Stdio, PipesBothWays)
 
 TEST_F(Stdio, AControlAFromAPipeIsJustAByte)
 {
-    Pipe in, out;
     make(in.reader.get(), out.writer.get());
     loop_.start();
     send_text(in.writer.get(), "\x01x");
@@ -76,7 +78,6 @@ TEST_F(Stdio, AControlAFromAPipeIsJustAByte)
 
 TEST_F(Stdio, EndOfInputIsOneByteAfterAllOfIt)
 {
-    Pipe in, out;
     make(in.reader.get(), out.writer.get());
     loop_.start();
     // More than the queue holds.
@@ -94,7 +95,6 @@ TEST_F(Stdio, InputFromAFile)
     const std::string text(20000, 'f');
     std::ofstream{folder.file("input")} << text;
     const base::Fd input{::open(folder.file("input").c_str(), O_RDONLY | O_CLOEXEC)};
-    Pipe out;
     make(input.get(), out.writer.get());
     loop_.start();
     EXPECT_EQ(take_input(*backend_, text.size() + 1), text + '\x04');
@@ -115,7 +115,6 @@ TEST_F(Stdio, InputsWithNothingInThem)
 
 TEST_F(Stdio, ClosedInputIsAtItsEnd)
 {
-    Pipe out;
     const int closed = ::dup(out.reader.get());
     ::close(closed);
     make(closed, out.writer.get());
@@ -135,7 +134,6 @@ TEST_F(Stdio, ClosedOutputIsAnError)
 
 TEST_F(Stdio, AReaderThatIsGoneIsReportedOnce)
 {
-    Pipe in, out;
     make(in.reader.get(), out.writer.get());
     out.reader.reset();
     loop_.start();
@@ -153,7 +151,6 @@ TEST_F(Stdio, AReaderThatIsGoneIsReportedOnce)
 
 TEST_F(Stdio, AFullDiskIsReported)
 {
-    Pipe in;
     const base::Fd full{::open("/dev/full", O_WRONLY | O_CLOEXEC)};
     make(in.reader.get(), full.get());
     loop_.start();
@@ -165,7 +162,6 @@ TEST_F(Stdio, AFullDiskIsReported)
 
 TEST_F(Stdio, ASlowReaderHoldsTheWriterBackAndLosesNothing)
 {
-    Pipe in, out;
     make(in.reader.get(), out.writer.get());
     loop_.start();
     std::string sent;
@@ -186,7 +182,6 @@ TEST_F(Stdio, ASlowReaderHoldsTheWriterBackAndLosesNothing)
 
 TEST_F(Stdio, FlushWorksWithoutTheLoop)
 {
-    Pipe in, out;
     make(in.reader.get(), out.writer.get());
     const std::string text(30000, 'z');
     EXPECT_EQ(backend_->write(as_bytes(text)), text.size());
@@ -196,7 +191,6 @@ TEST_F(Stdio, FlushWorksWithoutTheLoop)
 
 TEST_F(Stdio, FlushGivesUp)
 {
-    Pipe in, out;
     make(in.reader.get(), out.writer.get());
     const std::string text(60000, 'z');
     backend_->write(as_bytes(text));
@@ -210,7 +204,6 @@ TEST_F(Stdio, FlushGivesUp)
 
 TEST_F(Stdio, TerminalIsRawWhileTheLoopRunsAndThenAsBefore)
 {
-    Pty pty;
     const termios before = settings(pty.slave.get());
     make(pty.slave.get(), pty.slave.get());
     EXPECT_FALSE(is_raw(pty.slave.get()));
@@ -232,7 +225,6 @@ TEST_F(Stdio, TerminalIsRawWhileTheLoopRunsAndThenAsBefore)
 
 TEST_F(Stdio, Keys)
 {
-    Pty pty;
     make(pty.slave.get(), pty.slave.get());
     loop_.start();
     ASSERT_TRUE(eventually([&] { return is_raw(pty.slave.get()); }));
@@ -246,9 +238,19 @@ TEST_F(Stdio, Keys)
     EXPECT_TRUE(eventually([this] { return left_ == 1; }));
 }
 
+TEST_F(Stdio, WhatWasTypedBeforeIsNotLost)
+{
+    make(pty.slave.get(), pty.slave.get());
+    send_text(pty.master.get(), "hello\x04");
+    std::this_thread::sleep_for(std::chrono::milliseconds{20});
+    loop_.start();
+    EXPECT_EQ(take_input(*backend_, 6), "hello\x04");
+    send_text(pty.master.get(), std::string_view{"\0", 1});
+    EXPECT_EQ(take_input(*backend_, 1), (std::string{"\0", 1}));
+}
+
 TEST_F(Stdio, KeysWorkWhileTheGuestDoesNotListen)
 {
-    Pty pty;
     make(pty.slave.get(), pty.slave.get());
     loop_.start();
     ASSERT_TRUE(eventually([&] { return is_raw(pty.slave.get()); }));
@@ -258,8 +260,6 @@ TEST_F(Stdio, KeysWorkWhileTheGuestDoesNotListen)
 
 TEST_F(Stdio, KeysAreListedOnTheTerminalWhenOutputGoesElsewhere)
 {
-    Pty pty;
-    Pipe out;
     make(pty.slave.get(), out.writer.get());
     loop_.start();
     ASSERT_TRUE(eventually([&] { return is_raw(pty.slave.get()); }));
@@ -271,8 +271,6 @@ TEST_F(Stdio, KeysAreListedOnTheTerminalWhenOutputGoesElsewhere)
 
 TEST_F(Stdio, ATerminalThatHangsUpIsTheEnd)
 {
-    Pty pty;
-    Pipe out;
     make(pty.slave.get(), out.writer.get());
     loop_.start();
     ASSERT_TRUE(eventually([&] { return is_raw(pty.slave.get()); }));
