@@ -349,6 +349,17 @@ TEST(Long, IretWithNestedTaskFlagFaults)
     EXPECT_EQ(m.vector(), 13u);
 }
 
+TEST(Long, FarJumpThroughMemoryHasA32BitOffset)
+{
+    M m{Mode::long64};
+    m.put_code(M::code, {0xff, 0x2c, 0x25, 0, 0, 4, 0});  // jmp far [0x40000]
+    m.put(M::data, static_cast<std::uint32_t>(M::user_code));
+    m.put(M::data + 4, M::code0);
+    m.put_code(M::user_code, {0xf4});
+    m.run();
+    EXPECT_EQ(m.state.rip, M::user_code + 1);
+}
+
 TEST(Long, SyscallAndSysret)
 {
     M m{Mode::long64};

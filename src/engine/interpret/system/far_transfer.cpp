@@ -255,6 +255,14 @@ Flow far_ret(Core& core, const Op& op) noexcept
     return Flow::leave;
 }
 
+// By prefixes: 64-bit mode has no default of 64 for these.
+std::uint8_t operand_size(const Decoded& decoded)
+{
+    if (decoded.instruction.raw.rex.W != 0) return 8;
+    const bool prefix = (decoded.instruction.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) != 0;
+    return prefix != (decoded.code_size == CodeSize::bits16) ? 2 : 4;
+}
+
 }  // namespace
 
 bool lower_far_transfer(const Decoded& decoded, Op& op, Core& core)
@@ -262,7 +270,7 @@ bool lower_far_transfer(const Decoded& decoded, Op& op, Core& core)
     static_cast<void>(core);
     const auto& instruction = decoded.instruction;
     if (instruction.meta.branch_type != ZYDIS_BRANCH_TYPE_FAR) return false;
-    op.operand_size = static_cast<std::uint8_t>(instruction.operand_width / 8);
+    op.operand_size = operand_size(decoded);
     const bool call = instruction.mnemonic == ZYDIS_MNEMONIC_CALL;
     switch (instruction.mnemonic) {
     case ZYDIS_MNEMONIC_CALL:
