@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <utility>
-#include <vector>
 
 #include "base/bytes.h"
 #include "devices/irq/interrupt_controllers.h"
@@ -26,12 +26,49 @@ namespace doppel::machine {
 
 namespace {
 
+// Every port that a device of the machine has, whether or not the engine serves it.
+struct PortRange {
+    std::uint64_t start;
+    std::uint64_t size;
+};
+constexpr std::uint64_t pm = layout::port::acpi_pm;
+constexpr std::array<PortRange, 17> device_ports{{
+    {layout::port::pic_master, 2},
+    {layout::port::pic_slave, 2},
+    {layout::port::pic_elcr, 2},
+    {layout::port::pit, 4},
+    {layout::port::system_control_b, 1},
+    {layout::port::i8042_data, 1},
+    {layout::port::i8042_command, 1},
+    {layout::port::rtc, devices::Rtc::port_count},
+    {layout::port::system_control_a, 1},
+    {layout::port::com1, devices::Uart16550::port_count},
+    {layout::port::fw_cfg_selector, FwCfg::port_count},
+    {pm + layout::pm1_event, devices::AcpiPm::event_size},
+    {pm + layout::pm1_control, devices::AcpiPm::control_size},
+    {pm + layout::pm_timer, devices::PmTimer::port_count},
+    {pm + layout::gpe0, devices::AcpiPm::gpe0_size},
+    {layout::port::pci_config_address, 4},
+    {layout::port::pci_config_data, 4},
+}};
+
+// Ports from `port` on, 4 at most, that no device has.
+std::uint64_t free_ports(std::uint64_t port)
+{
+    std::uint64_t end = std::min<std::uint64_t>(port + 4, 0x10000);
+    for (const auto& [start, size] : device_ports) {
+        if (port >= start && port < start + size) return 0;
+        if (start > port) end = std::min(end, start);
+    }
+    return end - port;
+}
+
 class PcImpl final : public Pc {
 public:
     PcImpl(const PcParts& parts, const PcConfig& config, std::unique_ptr<boot::GuestImage> image,
            PcEvents events);
 
-    base::Result<void> wire(const PcConfig& config);
+    void wire(const PcConfig& config);
 
     bus::Bus& bus() override { return bus_; }
     base::Result<void> restart() override;
@@ -43,7 +80,6 @@ public:
 private:
     static devices::Rtc::Config rtc_config(const memory::GuestMemory& memory);
     void claim_ports(std::uint64_t start, std::uint64_t size, bus::BusDevice& device);
-    base::Result<void> claim_debug_exit(std::uint16_t port);
 
     PcParts parts_;
     std::unique_ptr<boot::GuestImage> image_;
@@ -62,7 +98,6 @@ private:
     devices::PciHost pci_;
     FwCfg fw_cfg_;
     DebugExit debug_exit_;
-    std::vector<std::pair<std::uint64_t, std::uint64_t>> claimed_ports_;  // start, end
 };
 
 std::unique_ptr<devices::InterruptControllers> make_controllers(bus::Bus& bus,
@@ -112,35 +147,14 @@ devices::Rtc::Config PcImpl::rtc_config(const memory::GuestMemory& memory)
 
 void PcImpl::claim_ports(std::uint64_t start, std::uint64_t size, bus::BusDevice& device)
 {
+    ASSERT(std::any_of(device_ports.begin(), device_ports.end(), [&](const PortRange& range) {
+        return range.start == start && range.size == size;
+    }));
     bus_.claim(bus::Space::port, start, size, device);
-    claimed_ports_.emplace_back(start, start + size);
 }
 
-base::Result<void> PcImpl::claim_debug_exit(std::uint16_t port)
+void PcImpl::wire(const PcConfig& config)
 {
-    // Four ports, for writes of 4 bytes, or as many as are free.
-    std::uint64_t end = std::min<std::uint64_t>(port + 4u, 0x10000);
-    for (const auto& [start, stop] : claimed_ports_) {
-        if (port >= start && port < stop) {
-            return base::usage_error(
-                fmt::format("--debug-exit: port {:#x} belongs to a device of the machine; use a "
-                            "free one, for example 0xf4",
-                            port));
-        }
-        if (start > port) end = std::min(end, start);
-    }
-    claim_ports(port, end - port, debug_exit_);
-    return {};
-}
-
-base::Result<void> PcImpl::wire(const PcConfig& config)
-{
-    if (controllers_ != nullptr) {
-        for (const std::uint64_t start :
-             {layout::port::pic_master, layout::port::pic_slave, layout::port::pic_elcr}) {
-            claimed_ports_.emplace_back(start, start + 2);
-        }
-    }
     claim_ports(layout::port::com1, devices::Uart16550::port_count, com1_);
     claim_ports(layout::port::pit, 4, pit_.counter_ports());
     claim_ports(layout::port::system_control_b, 1, pit_.port_b());
@@ -158,11 +172,12 @@ base::Result<void> PcImpl::wire(const PcConfig& config)
     pci_.claim(bus_, layout::port::pci_config_address, layout::ecam_start,
                static_cast<unsigned>(layout::ecam_size / devices::PciHost::ecam_bytes_per_bus),
                reset_ports_.reset_control());
-    claimed_ports_.emplace_back(layout::port::pci_config_address,
-                                layout::port::pci_config_data + 4);
     claim_ports(layout::port::fw_cfg_selector, FwCfg::port_count, fw_cfg_);
-    if (config.debug_exit_port) TRY(claim_debug_exit(*config.debug_exit_port));
-    return {};
+    if (config.debug_exit_port) {
+        // Four ports, for writes of 4 bytes, or as many as are free.
+        const std::uint16_t port = *config.debug_exit_port;
+        bus_.claim(bus::Space::port, port, free_ports(port), debug_exit_);
+    }
 }
 
 base::Result<void> PcImpl::restart()
@@ -230,6 +245,17 @@ base::Result<std::unique_ptr<memory::GuestMemory>> Pc::create_memory(std::uint64
     return memory;
 }
 
+base::Result<void> Pc::check(const PcConfig& config)
+{
+    if (config.debug_exit_port && free_ports(*config.debug_exit_port) == 0) {
+        return base::usage_error(fmt::format(
+            "--debug-exit: port {:#x} belongs to a device of the machine; use a free one, for "
+            "example 0xf4",
+            *config.debug_exit_port));
+    }
+    return {};
+}
+
 acpi::Topology Pc::topology(const PcConfig& config, std::uint64_t ram_bytes)
 {
     const RamSplit ram = split_ram(ram_bytes);
@@ -240,8 +266,9 @@ base::Result<std::unique_ptr<Pc>> Pc::create(const PcParts& parts, const PcConfi
                                              std::unique_ptr<boot::GuestImage> image,
                                              PcEvents events)
 {
+    TRY(check(config));
     auto pc = std::make_unique<PcImpl>(parts, config, std::move(image), std::move(events));
-    TRY(pc->wire(config));
+    pc->wire(config);
     return std::unique_ptr<Pc>{std::move(pc)};
 }
 

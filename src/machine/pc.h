@@ -51,10 +51,12 @@ public:
     // RAM with its slots, as the memory map describes it. ram_bytes as for make_memory_map.
     static base::Result<std::unique_ptr<memory::GuestMemory>> create_memory(
         std::uint64_t ram_bytes);
+    // A usage error when debug_exit_port belongs to a device of the machine.
+    static base::Result<void> check(const PcConfig& config);
     // For GuestImage::prepare().
     static acpi::Topology topology(const PcConfig& config, std::uint64_t ram_bytes);
 
-    // A usage error when debug_exit_port is taken by a device of the machine.
+    // Claims the ports and ranges; fails as check() does.
     static base::Result<std::unique_ptr<Pc>> create(const PcParts& parts, const PcConfig& config,
                                                     std::unique_ptr<boot::GuestImage> image,
                                                     PcEvents events);

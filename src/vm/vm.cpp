@@ -78,6 +78,7 @@ base::Result<void> VmImpl::build(const VmConfig& config, const EngineFactory& fa
 {
     TRY(validate(config, host_memory_bytes()));
     const machine::PcConfig pc_config{config.cpus, config.debug_exit_port};
+    TRY(machine::Pc::check(pc_config));
     auto image = TRY(machine::boot::GuestImage::prepare(
         {config.kernel, config.initrd, config.cmdline}, config.memory_bytes,
         machine::Pc::topology(pc_config, config.memory_bytes)));

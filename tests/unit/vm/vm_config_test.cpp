@@ -63,8 +63,8 @@ TEST(Validate, ChecksMemoryCpusAndKernel)
     EXPECT_FALSE(validate(config, 0));
     config.memory_bytes = std::uint64_t{1} << 50;
     EXPECT_TRUE(validate(config, 0));
-    EXPECT_THAT(validate(config, std::uint64_t{1} << 34).error().text(), HasSubstr("16 GiB"));
-    config.memory_bytes = 1 << 20;
+    EXPECT_THAT(validate(config, std::uint64_t{1} << 34).error().text(), HasSubstr("16384M"));
+    config.memory_bytes = 16 << 20;
     config.cpus = 2;
     EXPECT_THAT(validate(config, 0).error().text(), HasSubstr("--cpus"));
 }
