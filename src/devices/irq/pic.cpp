@@ -35,7 +35,8 @@ void Pic::reset()
     for (unsigned i = 0; i < 2; ++i) {
         const std::uint8_t lines = state_.chips[i].lines;
         state_.chips[i] = {};
-        state_.chips[i].lines = lines;  // pins are driven from outside
+        // Pins are driven from outside, but the cascade by the slave, which requests nothing.
+        state_.chips[i].lines = i == master ? without(lines, bit(cascade)) : lines;
         state_.chips[i].lowest = 7;
     }
     state_.intr = 0;
@@ -285,13 +286,14 @@ void Pic::save(base::StateWriter& writer) const
 base::Result<void> Pic::load(const base::StateReader& reader)
 {
     const auto state = TRY(reader.section_as<State>("pic", 1));
-    for (const Chip& chip : state.chips) {
+    for (unsigned i = 0; i < 2; ++i) {
+        const Chip& chip = state.chips[i];
         const bool flags_good = (chip.needs_icw4 | chip.single | chip.auto_eoi |
                                  chip.rotate_on_auto_eoi | chip.special_mask |
                                  chip.special_fully_nested | chip.poll | chip.read_isr) <= 1;
         if (!flags_good || chip.lowest > 7 || (chip.vector_base & 7) != 0 ||
             (chip.init_step != 0 && (chip.init_step < 2 || chip.init_step > 4)) ||
-            state.intr > 1) {
+            state.intr > 1 || (chip.elcr & ~elcr_writable[i]) != 0) {
             return base::io_error("Saved state of 'pic' holds impossible values");
         }
     }

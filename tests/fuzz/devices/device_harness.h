@@ -112,6 +112,13 @@ inline void access(Input& input, bus::BusDevice& device, std::uint64_t range)
     }
 }
 
+inline std::uint8_t read_byte(bus::BusDevice& device, std::uint64_t offset)
+{
+    std::byte value{};
+    device.read(offset, {&value, 1});
+    return std::to_integer<std::uint8_t>(value);
+}
+
 // At most a day: long enough for every counter to wrap.
 inline void pass_time(Input& input, bus::ManualClock& clock)
 {
