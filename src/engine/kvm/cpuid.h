@@ -1,0 +1,18 @@
+// The CPUID policy as far as this host's KVM can honour it.
+#pragma once
+
+#include "base/result.h"
+#include "engine/kvm/api.h"
+#include "x86/cpuid.h"
+
+namespace doppel::engine::kvm {
+
+// Feature leaves are reduced to what KVM_GET_SUPPORTED_CPUID offers. KVM's own leaves
+// (0x40000000 and 0x40000001, with the clock features alone) come in where KVM offers them;
+// the policy's hypervisor leaves then move to 0x40000100, where guests look next.
+x86::CpuidPolicy filter_cpuid(const x86::CpuidPolicy& policy, const CpuidList& supported);
+
+base::Result<CpuidList> supported_cpuid(int kvm_fd);
+CpuidList to_kvm(const x86::CpuidPolicy& policy, unsigned apic_id);
+
+}  // namespace doppel::engine::kvm
