@@ -37,8 +37,7 @@ base::Fd reopen_non_blocking(int fd, const struct stat& what)
 
 StdioBackend::StdioBackend(base::EventLoop& loop, ConsoleEvents events, int input_fd,
                            int output_fd)
-    : loop_(loop),
-      events_(std::move(events)),
+    : events_(std::move(events)),
       input_fd_(input_fd),
       output_fd_(output_fd),
       output_(std::make_shared<OutputPump>(loop)),

@@ -41,7 +41,6 @@ private:
     void list_keys();
     void mend_typed_ahead(std::span<std::byte> bytes);
 
-    base::EventLoop& loop_;
     ConsoleEvents events_;
     base::Fd no_input_;  // stands in for an input that is closed
     int input_fd_;
