@@ -9,6 +9,27 @@ namespace doppel::engine::kvm {
 using Clock = std::chrono::steady_clock;
 using interpret::Interpreter;
 
+namespace {
+
+// Devices that KVM_CREATE_IRQCHIP puts into the kernel: an access to them has to be KVM's.
+bool in_kernel_port(std::uint16_t port)
+{
+    return port == 0x20 || port == 0x21 || port == 0xa0 || port == 0xa1 || port == 0x4d0 ||
+           port == 0x4d1;
+}
+bool in_kernel_page(base::Gpa gpa) { return gpa.value >= 0xfec00000 && gpa.value < 0xfec00100; }
+
+bool in_kernel(const Exit& exit)
+{
+    if (const auto* io = std::get_if<IoReadExit>(&exit)) return in_kernel_port(io->port);
+    if (const auto* io = std::get_if<IoWriteExit>(&exit)) return in_kernel_port(io->port);
+    if (const auto* mmio = std::get_if<MmioReadExit>(&exit)) return in_kernel_page(mmio->gpa);
+    if (const auto* mmio = std::get_if<MmioWriteExit>(&exit)) return in_kernel_page(mmio->gpa);
+    return false;
+}
+
+}  // namespace
+
 std::uint64_t StayLength::begin(Time now)
 {
     const bool run = !first_ && now - last_end_ < run_gap;
@@ -79,6 +100,11 @@ Fallback::Outcome Fallback::run()
             if (std::holds_alternative<HaltExit>(exit())) {
                 in_device_ = false;
                 return Outcome::back;
+            }
+            // The instruction has done nothing yet, so KVM can start it anew.
+            if (!in_device_ && in_kernel(exit())) {
+                ++refusals_;
+                return moved() ? Outcome::back : Outcome::stuck;
             }
             in_device_ = true;
             return Outcome::exit;
