@@ -268,7 +268,7 @@ SeenFault unwind(const memory::GuestMemory& memory, Mode mode, std::uint8_t vect
     const std::uint64_t cs = pop();
     state.rflags = pop();
     if (mode == Mode::real16) state.rflags = (state.rflags & 0xffff) | x86::rflags::RESERVED1;
-    const bool outer = mode == Mode::vm86 || (cs & 3) != 0;
+    const bool outer = (state.rflags & x86::rflags::VM) != 0 || (cs & 3) != 0;
     if (word == 8 || (word == 4 && outer)) {
         state.gpr[x86::RSP] = pop();
         state.segments[x86::SS].selector = static_cast<std::uint16_t>(pop());

@@ -61,13 +61,20 @@ bool iterate(Core& core, const Op& op)
     std::uint64_t destination = 0;
     T from{};
     T to{};
+    // CMPS reads the destination first, as processors do: it decides which fault is seen.
+    if constexpr (kind == Kind::cmps) {
+        if (!core.linear_address(x86::ES, core.gpr[x86::RDI] & mask, sizeof(T), false, destination) ||
+            !core.load(destination, to)) {
+            return false;
+        }
+    }
     if constexpr (reads_source(kind)) {
         if (!core.linear_address(op.segment, core.gpr[x86::RSI] & mask, sizeof(T), false, source) ||
             !core.load(source, from)) {
             return false;
         }
     }
-    if constexpr (uses_destination(kind)) {
+    if constexpr (uses_destination(kind) && kind != Kind::cmps) {
         constexpr bool write = !compares(kind);
         if (!core.linear_address(x86::ES, core.gpr[x86::RDI] & mask, sizeof(T), write, destination)) {
             return false;
@@ -178,13 +185,19 @@ Flow repeat(Core& core, const Op& op) noexcept
         // A 32-bit counter is written, its upper half cleared, only when it is counted.
         return Flow::next;
     }
+    // A fault in the middle shows the flags from before (SDM volume 2, REP).
+    [[maybe_unused]] const std::uint16_t flags = core.flags;
     for (;;) {
         std::uint64_t done = 0;
         if constexpr (kind == Kind::movs || kind == Kind::stos) {
             done = iterate_many<kind, T>(core, op, count);
         }
         if (done == 0) {
-            if (!iterate<kind, T>(core, op)) return core.pending_flow();
+            if (!iterate<kind, T>(core, op)) {
+                const Flow flow = core.pending_flow();
+                if (compares(kind) && flow == Flow::fault) core.flags = flags;
+                return flow;
+            }
             done = 1;
         }
         count -= done;

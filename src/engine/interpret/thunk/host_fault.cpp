@@ -15,9 +15,10 @@ namespace {
 constexpr std::array<int, 4> handled = {SIGSEGV, SIGBUS, SIGFPE, SIGILL};
 std::array<struct sigaction, handled.size()> previous;
 
-HostFault kind_of(int signal)
+HostFault kind_of(int signal, greg_t trap)
 {
-    if (signal == SIGFPE) return HostFault::arithmetic;
+    constexpr greg_t x87_trap = 16;
+    if (signal == SIGFPE) return trap == x87_trap ? HostFault::x87 : HostFault::simd;
     if (signal == SIGILL) return HostFault::illegal;
     return HostFault::protection;
 }
@@ -51,7 +52,7 @@ void on_signal(int signal, siginfo_t* info, void* context)
         rip >= reinterpret_cast<std::uint64_t>(thunk->begin) &&
         rip < reinterpret_cast<std::uint64_t>(thunk->fault_exit)) {
         registers[REG_RIP] = reinterpret_cast<greg_t>(thunk->fault_exit);
-        registers[REG_RAX] = static_cast<greg_t>(kind_of(signal));
+        registers[REG_RAX] = static_cast<greg_t>(kind_of(signal, registers[REG_TRAPNO]));
         return;
     }
     chain(signal, info, context);

@@ -12,7 +12,8 @@
 
 namespace doppel::engine::interpret::thunk {
 
-enum class HostFault : std::uint64_t { none, protection, arithmetic, illegal };
+// x87 is #MF, simd #XM.
+enum class HostFault : std::uint64_t { none, protection, x87, simd, illegal };
 
 struct CodeRange {
     const std::uint8_t* begin = nullptr;

@@ -169,14 +169,32 @@ bool sign_masked(ZydisMnemonic mnemonic)
            mnemonic == ZYDIS_MNEMONIC_VPMASKMOVD || mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ;
 }
 
+// SDM volume 2 section 2.4: unaligned although of type 4.
+bool takes_any_alignment(ZydisMnemonic mnemonic)
+{
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_MOVUPS: case ZYDIS_MNEMONIC_MOVUPD: case ZYDIS_MNEMONIC_MOVDQU:
+    case ZYDIS_MNEMONIC_LDDQU: case ZYDIS_MNEMONIC_PCMPESTRI: case ZYDIS_MNEMONIC_PCMPESTRM:
+    case ZYDIS_MNEMONIC_PCMPISTRI: case ZYDIS_MNEMONIC_PCMPISTRM:
+        return true;
+    default:
+        return false;
+    }
+}
+
 std::uint16_t alignment_of(const ZydisDecodedInstruction& instruction, std::uint16_t size)
 {
+    if (instruction.mnemonic == ZYDIS_MNEMONIC_CVTPD2PI ||
+        instruction.mnemonic == ZYDIS_MNEMONIC_CVTTPD2PI) {
+        return size;
+    }
     switch (instruction.meta.exception_class) {
     case ZYDIS_EXCEPTION_CLASS_SSE1: case ZYDIS_EXCEPTION_CLASS_AVX1:
     case ZYDIS_EXCEPTION_CLASS_E1: case ZYDIS_EXCEPTION_CLASS_E1NF:
         return std::has_single_bit(size) ? size : std::uint16_t{1};
-    // Types 2 and 4 of legacy encodings have exceptions (MOVUPS, PCMPESTRI, ...): the host
-    // CPU decides, through its own alignment fault.
+    // Legacy encodings of types 2 and 4 want alignment too, before the page is looked at.
+    case ZYDIS_EXCEPTION_CLASS_SSE2: case ZYDIS_EXCEPTION_CLASS_SSE4:
+        return size == 16 && !takes_any_alignment(instruction.mnemonic) ? size : std::uint16_t{1};
     default:
         return 1;
     }

@@ -49,12 +49,12 @@ void mend_pointers(Core& core, const Op& op, const Thunk& thunk, const void* mem
     }
 }
 
-Flow host_fault(Core& core, HostFault fault, const Thunk& thunk)
+Flow host_fault(Core& core, HostFault fault)
 {
     switch (fault) {
     case HostFault::illegal: return core.raise(Vector::UD);
-    case HostFault::arithmetic:
-        if (thunk.saves_x87) return core.raise(Vector::MF);
+    case HostFault::x87: return core.raise(Vector::MF);
+    case HostFault::simd:
         // SDM volume 1 section 11.5.1.
         return core.raise((core.state.cr4 & cr4::OSXMMEXCPT) != 0 ? Vector::XM : Vector::UD);
     default: return core.raise(Vector::GP, 0);
@@ -140,7 +140,7 @@ Flow execute(Core& core, const Op& op, const Thunk& thunk, void* memory) noexcep
     current_thunk = &thunk;
     const std::uint64_t result = thunk.enter(&core, memory);
     current_thunk = nullptr;
-    if (result != 0) [[unlikely]] return host_fault(core, HostFault{result}, thunk);
+    if (result != 0) [[unlikely]] return host_fault(core, HostFault{result});
     if (thunk.saves_x87) mend_pointers(core, op, thunk, memory);
     return Flow::next;
 }
@@ -163,9 +163,11 @@ Flow run_memory(Core& core, const Op& op) noexcept
 
     const MemoryOperand& operand = thunk->memory;
     const unsigned size = operand.size;
+    // Alignment is checked before anything else about the address: #GP even through SS.
+    const std::uint64_t unchecked = core.effective_offset(op) + core.segment_base[op.segment];
+    if ((unchecked & (operand.alignment - 1u)) != 0) return core.raise(Vector::GP, 0);
     std::uint64_t linear = 0;
     if (!core.operand_address(op, size, operand.write, linear)) return core.pending_flow();
-    if ((linear & (operand.alignment - 1u)) != 0) return core.raise(Vector::GP, 0);
 
     if (!operand.write) {
         // Plain RAM in one page is read where it lies: guest pages begin at host pages, so the
