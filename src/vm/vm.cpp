@@ -5,6 +5,7 @@
 #include <chrono>
 #include <csignal>
 #include <mutex>
+#include <set>
 #include <string_view>
 #include <thread>
 
@@ -33,6 +34,17 @@ std::string console_text(const ConsoleSpec& spec)
     case ConsoleKind::socket: return "socket:" + spec.path;
     }
     return "none";
+}
+
+// Engines count some exits too, more finely; a name counts once, as its first owner has it.
+base::CounterList without_repetitions(const base::CounterList& list)
+{
+    base::CounterList result;
+    std::set<std::string_view> seen;
+    for (const auto& [name, value] : list.values()) {
+        if (seen.insert(name).second) result.add(name, value);
+    }
+    return result;
 }
 
 class VmImpl final : public Vm {
@@ -220,6 +232,7 @@ VmStats VmImpl::stats() const
     vcpu_->counters(stats.counters);
     engine_->counters(stats.counters);
     pc_->counters(stats.counters);
+    stats.counters = without_repetitions(stats.counters);
     return stats;
 }
 
