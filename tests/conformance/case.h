@@ -12,8 +12,8 @@ namespace doppel::conformance {
 
 enum class Mode : std::uint8_t { real16, prot16, prot32, user32, vm86, compat32, kernel64, user64 };
 
-// Where a case may run.
-inline constexpr unsigned on_native = 1, on_interpret = 2, on_kvm = 4;
+// Where a case may run. on_emulated_kvm: also where KVM is a software emulator.
+inline constexpr unsigned on_native = 1, on_interpret = 2, on_kvm = 4, on_emulated_kvm = 8;
 
 enum class Paging : std::uint8_t { none, bits32, pae, level4 };
 

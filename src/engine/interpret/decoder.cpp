@@ -50,13 +50,24 @@ std::uint8_t segment_number(ZydisRegister reg)
     return static_cast<std::uint8_t>(reg - ZYDIS_REGISTER_ES);
 }
 
-void set_memory(const ZydisDecodedOperand& operand, std::uint64_t next_rip, Op& op)
+// A SIB byte with base 5 and ModRM.mod 0 has no base register but a 32-bit displacement,
+// whatever REX.B says. Zydis 4.0 names r13d there when the address size is 32 bits.
+bool sib_without_base(const ZydisDecodedInstruction& instruction)
+{
+    return (instruction.attributes & ZYDIS_ATTRIB_HAS_SIB) != 0 && instruction.raw.modrm.mod == 0 &&
+           (instruction.raw.sib.base & 7) == 5;
+}
+
+void set_memory(const ZydisDecodedInstruction& instruction, const ZydisDecodedOperand& operand,
+                std::uint64_t next_rip, Op& op)
 {
     const auto& memory = operand.mem;
     op.memory = true;
     op.segment = segment_number(memory.segment);
     op.displacement = memory.disp.has_displacement ? memory.disp.value : 0;
-    if (memory.base == ZYDIS_REGISTER_RIP) {
+    if (sib_without_base(instruction)) {
+        op.displacement = instruction.raw.disp.value;
+    } else if (memory.base == ZYDIS_REGISTER_RIP) {
         op.displacement += static_cast<std::int64_t>(next_rip);
     } else if (memory.base == ZYDIS_REGISTER_EIP) {
         op.displacement = (op.displacement + static_cast<std::int64_t>(next_rip)) & 0xffffffff;
@@ -113,7 +124,7 @@ void fill(const ZydisDecodedInstruction& instruction, std::span<const ZydisDecod
             }
             break;
         case ZYDIS_OPERAND_TYPE_MEMORY:
-            if (!op.memory) set_memory(operand, next_rip, op);
+            if (!op.memory) set_memory(instruction, operand, next_rip, op);
             break;
         case ZYDIS_OPERAND_TYPE_IMMEDIATE:
             if (!has_immediate) set_immediate(operand, instruction, code_size, next_rip, op);

@@ -20,6 +20,7 @@ bts rax, 29
 here: mov cr0, rax
 
 ;; case cr0_upper_half
+;; skip emulated_kvm
 ;; fault GP error=0 rip=here
 mov rax, cr0
 bts rax, 32
@@ -32,6 +33,7 @@ btr eax, 5
 here: mov cr4, rax
 
 ;; case cr4_reserved_bit
+;; skip emulated_kvm
 ;; fault GP error=0 rip=here
 mov rax, cr4
 bts rax, 40
@@ -206,6 +208,7 @@ swapgs
 mov rax, [gs:8]
 
 ;; case pat_bad_type
+;; skip emulated_kvm
 ;; fault GP error=0 rip=here
 mov ecx, 0x277
 mov edx, 0x00070106
@@ -213,6 +216,7 @@ mov eax, 0x00070102
 here: wrmsr
 
 ;; case wrfsbase_without_cr4
+;; skip emulated_kvm
 ;; fault UD rip=here
 here: wrfsbase rax
 
@@ -315,6 +319,7 @@ here: mov al, [0x20000]
 here: mov [0x20000], al
 
 ;; case smap_overridden_by_ac
+;; skip emulated_kvm
 ;; in cr4=0x240620 rsp=0xcf00
 ;; mem 0x20000 = 44
 ;; out rax=0x44
@@ -323,6 +328,7 @@ movzx eax, byte [0x20000]
 clac
 
 ;; case smap_again_after_clac
+;; skip emulated_kvm
 ;; in cr4=0x240620 rsp=0xcf00
 ;; fault PF error=1 cr2=0x20000 rip=here
 stac
@@ -377,6 +383,7 @@ here: nop
 mov eax, 1
 
 ;; case data_write_breakpoint
+;; skip emulated_kvm
 ;; in dr1=0x20008 dr7=0xd00408
 ;; out dr6=0xffff0ff2
 ;; fault DB rip=after
@@ -477,6 +484,7 @@ target: db 0x40
 dec eax
 
 ;; case iretq_non_canonical_rip
+;; skip emulated_kvm
 ;; fault GP error=0 rip=here
 push 0x10
 push 0x30900
@@ -502,6 +510,7 @@ here: iretq
 o64 sysret
 
 ;; case sysret_non_canonical
+;; skip emulated_kvm
 ;; in star=0x33000800000000 rcx=0x800000000000 r11=2
 ;; fault GP error=0 rip=0x10000
 o64 sysret
@@ -674,6 +683,7 @@ wbinvd
 mov eax, 3
 
 ;; case invpcid_bad_type
+;; skip emulated_kvm
 ;; fault GP error=0 rip=here
 mov eax, 4
 here: invpcid rax, [0x20000]

@@ -172,6 +172,7 @@ here: push rax
 here: pop qword [0x23000]
 
 ;; case pushfq_reads_flags
+;; skip emulated_kvm
 ;; in rflags=0x8d7
 ;; skip native
 ;; expect 0x307f8 = d7 08
@@ -313,6 +314,7 @@ here: mov rax, cr0
 here: wrmsr
 
 ;; case int_n_without_permission
+;; skip emulated_kvm
 ;; fault GP error=0x4a2 rip=here
 ;; skip native
 here: int 0x94
@@ -378,3 +380,9 @@ call rdi
 ;; case alignment_check_off_by_default
 ;; out rax=0
 mov eax, [0x20001]
+
+;; case sib_base_5_is_no_base_with_rex_b
+;; mem 0x20040 = dq 0x1234
+;; in r13=0x22000 r10=8
+;; out rax=0x1234
+db 0x67, 0x4b, 0x8b, 0x04, 0xd5, 0x00, 0x00, 0x02, 0x00  ; mov rax, [r10d*8 + 0x20000]

@@ -388,16 +388,19 @@ inc eax
 done:
 
 ;; case paging32_read_only
+;; skip emulated_kvm
 ;; paging 32
 ;; fault PF error=3 cr2=0x23000 rip=here
 here: mov byte [0x23000], 1
 
 ;; case paging32_dirty
+;; skip emulated_kvm
 ;; paging 32
 ;; expect 0x7094 = 67 50 02
 mov byte [0x25000], 1
 
 ;; case paging32_large_page
+;; skip emulated_kvm
 ;; paging 32
 ;; mem 0x6004 = dd 0x83
 ;; mem 0x20000 = dd 0x1234
@@ -406,6 +409,7 @@ mov byte [0x25000], 1
 mov eax, [0x420000]
 
 ;; case paging32_large_page_without_pse_is_a_table
+;; skip emulated_kvm
 ;; paging 32
 ;; mem 0x6004 = dd 0x7083
 ;; mem 0x20000 = dd 0x1234
@@ -413,17 +417,20 @@ mov eax, [0x420000]
 mov eax, [0x420000]
 
 ;; case pae_no_execute
+;; skip emulated_kvm
 ;; paging pae
 ;; fault PF error=0x11 cr2=0x24000 rip=0x24000
 mov eax, 0x24000
 jmp eax
 
 ;; case pae_pdpte_not_present
+;; skip emulated_kvm
 ;; paging pae
 ;; fault PF error=0 cr2=0x40000000 rip=here
 here: mov al, [0x40000000]
 
 ;; case pae_large_page
+;; skip emulated_kvm
 ;; paging pae
 ;; mem 0x200000 = dd 0x55
 ;; out rax=0x55
@@ -440,6 +447,7 @@ bts eax, 31
 here: mov cr0, eax
 
 ;; case enter_paging
+;; skip emulated_kvm
 ;; out rax=0xe0010033
 mov eax, 0x6000
 mov cr3, eax

@@ -261,6 +261,7 @@ xor eax, eax
 mov ax, [0x10]
 
 ;; case vm86_load_segment
+;; skip emulated_kvm
 ;; mode vm86
 ;; mem 0x21000 = 07
 ;; out rax=7
@@ -275,11 +276,13 @@ mov al, [0]
 here: cli
 
 ;; case vm86_int_without_iopl
+;; skip emulated_kvm
 ;; mode vm86
 ;; fault GP error=0 rip=here
 here: int 0x21
 
 ;; case vm86_pushf_without_iopl
+;; skip emulated_kvm
 ;; mode vm86
 ;; fault GP error=0 rip=here
 here: pushf
@@ -301,16 +304,19 @@ here: hlt
 here: mov eax, cr0
 
 ;; case vm86_iret_without_iopl
+;; skip emulated_kvm
 ;; mode vm86
 ;; fault GP error=0 rip=here
 here: iret
 
 ;; case vm86_lldt_is_ud
+;; skip emulated_kvm
 ;; mode vm86
 ;; fault UD rip=here
 here: lldt ax
 
 ;; case vm86_far_jump
+;; skip emulated_kvm
 ;; mode vm86
 ;; out cs=0x1001
 ;; fault GP error=0
@@ -325,6 +331,7 @@ target: nop
 here: div cx
 
 ;; case vm86_int3
+;; skip emulated_kvm
 ;; mode vm86
 ;; in rflags=0x23002
 ;; fault BP rip=after

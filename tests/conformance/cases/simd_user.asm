@@ -30,6 +30,7 @@ movd eax, xmm3
 paddd xmm0, [0x20010]
 
 ;; case paddd_misaligned_memory_is_gp
+;; skip emulated_kvm
 ;; fault GP error=0 rip=here
 here: paddd xmm0, [0x20018]
 
@@ -88,6 +89,7 @@ divsd xmm0, xmm1
 here: divsd xmm0, xmm1
 
 ;; case ldmxcsr_reserved_is_gp
+;; skip emulated_kvm
 ;; mem 0x20000 = dd 0x10000
 ;; fault GP error=0 rip=here
 here: ldmxcsr [0x20000]
@@ -220,6 +222,7 @@ emms
 fxsave [0x20100]
 
 ;; case fxsave_misaligned
+;; skip emulated_kvm
 ;; fault GP error=0 rip=here
 here: fxsave [0x20108]
 

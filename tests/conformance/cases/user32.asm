@@ -28,6 +28,7 @@ jmp 0x5b:target
 target: nop
 
 ;; case call_gate_to_ring0
+;; skip emulated_kvm
 ;; mem 0x8088 = dq 0x0001ec0000180010
 ;; out cs=0x18 ss=0x10 rsp=0xcff0
 ;; expect 0xcff0 = dd 0x10007 0x33 0x30800 0x3b
@@ -36,6 +37,7 @@ times 9 nop
 target: nop
 
 ;; case call_gate_copies_parameters
+;; skip emulated_kvm
 ;; mem 0x8088 = dq 0x0001ec0200180010
 ;; mem 0x30800 = dd 0xaaaa 0xbbbb
 ;; out rsp=0xcfe8
@@ -45,30 +47,36 @@ times 9 nop
 target: nop
 
 ;; case call_gate_dpl_too_low
+;; skip emulated_kvm
 ;; mem 0x8088 = dq 0x00018c0000180010
 ;; fault GP error=0x88 rip=here
 here: call 0x88:0
 
 ;; case call_gate_not_present
+;; skip emulated_kvm
 ;; mem 0x8088 = dq 0x00016c0000180010
 ;; fault NP error=0x88 rip=here
 here: call 0x8b:0
 
 ;; case jump_through_gate_cannot_raise_privilege
+;; skip emulated_kvm
 ;; mem 0x8088 = dq 0x0001ec0000180010
 ;; fault GP error=0x18 rip=here
 here: jmp 0x8b:0
 
 ;; case int_0x80_switches_stack
+;; skip emulated_kvm
 ;; fault 0x80 rip=after
 int 0x80
 after: nop
 
 ;; case int_gate_dpl
+;; skip emulated_kvm
 ;; fault GP error=0x48a rip=here
 here: int 0x91
 
 ;; case int3_allowed
+;; skip emulated_kvm
 ;; fault BP rip=after
 int3
 after: nop
@@ -113,6 +121,7 @@ push 0x10000
 here: retf
 
 ;; case iret_cannot_raise_privilege
+;; skip emulated_kvm
 ;; fault GP error=0x18 rip=here
 push 2
 push 0x18
@@ -130,22 +139,26 @@ xor eax, eax
 in al, 0x60
 
 ;; case user_page_fault32
+;; skip emulated_kvm
 ;; paging 32
 ;; fault PF error=5 cr2=0x24000 rip=here
 here: mov al, [0x24000]
 
 ;; case user_write_fault_pae
+;; skip emulated_kvm
 ;; paging pae
 ;; fault PF error=7 cr2=0x23000 rip=here
 here: mov [0x23000], al
 
 ;; case user_execute_nx_pae
+;; skip emulated_kvm
 ;; paging pae
 ;; fault PF error=0x15 cr2=0x20000 rip=0x20000
 mov eax, 0x20000
 jmp eax
 
 ;; case alignment_check
+;; skip emulated_kvm
 ;; in cr0=0x50033 rflags=0x40002
 ;; fault AC error=0 rip=here
 here: mov eax, [0x20001]
@@ -192,6 +205,7 @@ target: mov r8d, 5
 pusha
 
 ;; case compat_int_0x80
+;; skip emulated_kvm
 ;; mode compat32
 ;; fault 0x80 rip=after
 int 0x80
