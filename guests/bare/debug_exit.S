@@ -1,10 +1,14 @@
 /* Ends with the value on the command line's last digit, through the debug exit port: 0 in
-   one byte, 1 in two bytes, else 2 in four. Multiboot only. */
+   one byte, 1 in two bytes, else 2 in four. */
 #include "bare.h"
 
 guest:
     mov boot_info, %ebx
-    mov 16(%ebx), %esi       /* command line, from the multiboot information */
+    mov 16(%ebx), %esi       /* command line, in the multiboot information ... */
+    cmpl $0x2badb002, boot_magic
+    je 3f
+    mov 24(%ebx), %esi       /* ... and in the PVH start info */
+3:
     xor %ecx, %ecx
 1:  lodsb
     test %al, %al

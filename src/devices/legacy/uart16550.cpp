@@ -93,7 +93,9 @@ bool Uart16550::transmitter_ready() const
 
 bool Uart16550::listening() const
 {
-    return (state_.ier & IER_ERBFI) != 0 || state_.idle_polls >= polls_until_listening;
+    // Linux tries IER's bits when it looks for ports; only with OUT2 can an interrupt come.
+    const bool by_interrupt = (state_.ier & IER_ERBFI) != 0 && (state_.mcr & MCR_OUT2) != 0;
+    return by_interrupt || state_.idle_polls >= polls_until_listening;
 }
 
 void Uart16550::pull_input()
@@ -262,7 +264,10 @@ std::uint8_t Uart16550::read_register(unsigned offset)
 void Uart16550::write_fifo_control(std::uint8_t value)
 {
     const bool toggled = ((value ^ state_.fcr) & 1) != 0;
-    if (toggled || (value & 0x02) != 0) {
+    // The chip empties the receiver when FIFOs go on, too. Linux turns its receive interrupt on
+    // just before that, which is when input that waited here arrives, where a line would have
+    // taken its time: that byte is kept.
+    if ((toggled && (value & 0x01) == 0) || (value & 0x02) != 0) {
         state_.receive_count = 0;
         state_.lsr_errors = 0;
         start_timeout();

@@ -6,8 +6,9 @@
 // as on the chip.
 //
 // Input stays in the backend until the guest listens: until it has enabled the receive
-// interrupt, or polls (reads LSR 32 times in a row with no data and nothing else). So
-// what is typed before the guest's driver starts is not lost to its FIFO resets.
+// interrupt and its way out (OUT2), or polls (reads LSR 32 times in a row with no data and
+// nothing else). So what is typed before the guest's driver starts is not lost to its FIFO
+// resets.
 #pragma once
 
 #include <array>
