@@ -162,33 +162,33 @@ void I8042::keyboard(std::uint8_t value)
     }
 }
 
-void I8042::DataPort::read(std::uint64_t, std::span<std::byte> data) noexcept
+void I8042::read_data_port(std::uint64_t, std::span<std::byte> data) noexcept
 {
-    base::store_bytes(data, controller.take());
+    base::store_bytes(data, take());
     // One interrupt per byte: the line drops before it rises for the next.
-    controller.interrupts_.set_line(keyboard_irq, false);
-    controller.update();
+    interrupts_.set_line(keyboard_irq, false);
+    update();
 }
 
-void I8042::DataPort::write(std::uint64_t, std::span<const std::byte> data) noexcept
+void I8042::write_data_port(std::uint64_t, std::span<const std::byte> data) noexcept
 {
-    controller.write_data(std::to_integer<std::uint8_t>(data[0]));
-    controller.update();
+    write_data(std::to_integer<std::uint8_t>(data[0]));
+    update();
 }
 
-void I8042::CommandPort::read(std::uint64_t, std::span<std::byte> data) noexcept
+void I8042::read_command_port(std::uint64_t, std::span<std::byte> data) noexcept
 {
-    const State& state = controller.state_;
+    const State& state = state_;
     const unsigned value = (state.queued != 0 ? STATUS_OBF : 0u) |
                            (state.memory[0] & STATUS_SYS) |
                            (state.after_command != 0 ? STATUS_CMD : 0u) | STATUS_UNLOCKED;
     base::store_bytes(data, value);
 }
 
-void I8042::CommandPort::write(std::uint64_t, std::span<const std::byte> data) noexcept
+void I8042::write_command_port(std::uint64_t, std::span<const std::byte> data) noexcept
 {
-    controller.write_command(std::to_integer<std::uint8_t>(data[0]));
-    controller.update();
+    write_command(std::to_integer<std::uint8_t>(data[0]));
+    update();
 }
 
 base::Result<void> I8042::load(const base::StateReader& reader)

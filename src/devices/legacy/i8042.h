@@ -10,6 +10,7 @@
 #include "base/result.h"
 #include "base/state/state_stream.h"
 #include "bus/bus.h"
+#include "bus/bus_range.h"
 #include "bus/interrupts.h"
 
 namespace doppel::devices {
@@ -43,18 +44,10 @@ public:
     [[nodiscard]] const State& state() const { return state_; }
 
 private:
-    struct DataPort final : bus::BusDevice {
-        explicit DataPort(I8042& owner) : controller(owner) {}
-        void read(std::uint64_t offset, std::span<std::byte> data) noexcept override;
-        void write(std::uint64_t offset, std::span<const std::byte> data) noexcept override;
-        I8042& controller;
-    };
-    struct CommandPort final : bus::BusDevice {
-        explicit CommandPort(I8042& owner) : controller(owner) {}
-        void read(std::uint64_t offset, std::span<std::byte> data) noexcept override;
-        void write(std::uint64_t offset, std::span<const std::byte> data) noexcept override;
-        I8042& controller;
-    };
+    void read_data_port(std::uint64_t offset, std::span<std::byte> data) noexcept;
+    void write_data_port(std::uint64_t offset, std::span<const std::byte> data) noexcept;
+    void read_command_port(std::uint64_t offset, std::span<std::byte> data) noexcept;
+    void write_command_port(std::uint64_t offset, std::span<const std::byte> data) noexcept;
 
     void answer(std::uint8_t value);
     [[nodiscard]] std::uint8_t take();
@@ -67,8 +60,10 @@ private:
     bus::InterruptSink& interrupts_;
     std::function<void()> reset_machine_;
     State state_{};
-    DataPort data_port_{*this};
-    CommandPort command_port_{*this};
+    bus::BusRange<I8042> data_port_{*this, &I8042::read_data_port,
+                                    &I8042::write_data_port};
+    bus::BusRange<I8042> command_port_{*this, &I8042::read_command_port,
+                                       &I8042::write_command_port};
 };
 
 }  // namespace doppel::devices

@@ -12,30 +12,30 @@ constexpr std::uint8_t reset_control_bits = 0x0e;  // FULL_RST, RST_CPU, SYS_RST
 
 }  // namespace
 
-void ResetPorts::PortA::read(std::uint64_t, std::span<std::byte> data) noexcept
+void ResetPorts::read_port_a(std::uint64_t, std::span<std::byte> data) noexcept
 {
-    base::store_bytes(data, ports.state_.port_a);
+    base::store_bytes(data, state_.port_a);
 }
 
-void ResetPorts::PortA::write(std::uint64_t, std::span<const std::byte> data) noexcept
+void ResetPorts::write_port_a(std::uint64_t, std::span<const std::byte> data) noexcept
 {
     const auto value = std::to_integer<std::uint8_t>(data[0]);
-    const bool rises = (value & fast_reset) != 0 && (ports.state_.port_a & fast_reset) == 0;
-    ports.state_.port_a = value & (fast_reset | fast_a20);
-    if (rises) ports.reset_machine_();
+    const bool rises = (value & fast_reset) != 0 && (state_.port_a & fast_reset) == 0;
+    state_.port_a = value & (fast_reset | fast_a20);
+    if (rises) reset_machine_();
 }
 
-void ResetPorts::ResetControl::read(std::uint64_t, std::span<std::byte> data) noexcept
+void ResetPorts::read_reset_control(std::uint64_t, std::span<std::byte> data) noexcept
 {
-    base::store_bytes(data, ports.state_.reset_control);
+    base::store_bytes(data, state_.reset_control);
 }
 
-void ResetPorts::ResetControl::write(std::uint64_t, std::span<const std::byte> data) noexcept
+void ResetPorts::write_reset_control(std::uint64_t, std::span<const std::byte> data) noexcept
 {
     const auto value = std::to_integer<std::uint8_t>(data[0]);
-    const bool rises = (value & RST_CPU) != 0 && (ports.state_.reset_control & RST_CPU) == 0;
-    ports.state_.reset_control = value & reset_control_bits;
-    if (rises) ports.reset_machine_();
+    const bool rises = (value & RST_CPU) != 0 && (state_.reset_control & RST_CPU) == 0;
+    state_.reset_control = value & reset_control_bits;
+    if (rises) reset_machine_();
 }
 
 base::Result<void> ResetPorts::load(const base::StateReader& reader)

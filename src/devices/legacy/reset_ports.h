@@ -8,6 +8,7 @@
 #include "base/result.h"
 #include "base/state/state_stream.h"
 #include "bus/bus.h"
+#include "bus/bus_range.h"
 
 namespace doppel::devices {
 
@@ -37,23 +38,17 @@ public:
     [[nodiscard]] const State& state() const { return state_; }
 
 private:
-    struct PortA final : bus::BusDevice {
-        explicit PortA(ResetPorts& owner) : ports(owner) {}
-        void read(std::uint64_t offset, std::span<std::byte> data) noexcept override;
-        void write(std::uint64_t offset, std::span<const std::byte> data) noexcept override;
-        ResetPorts& ports;
-    };
-    struct ResetControl final : bus::BusDevice {
-        explicit ResetControl(ResetPorts& owner) : ports(owner) {}
-        void read(std::uint64_t offset, std::span<std::byte> data) noexcept override;
-        void write(std::uint64_t offset, std::span<const std::byte> data) noexcept override;
-        ResetPorts& ports;
-    };
+    void read_port_a(std::uint64_t offset, std::span<std::byte> data) noexcept;
+    void write_port_a(std::uint64_t offset, std::span<const std::byte> data) noexcept;
+    void read_reset_control(std::uint64_t offset, std::span<std::byte> data) noexcept;
+    void write_reset_control(std::uint64_t offset, std::span<const std::byte> data) noexcept;
 
     std::function<void()> reset_machine_;
     State state_{2, 0};
-    PortA port_a_{*this};
-    ResetControl reset_control_{*this};
+    bus::BusRange<ResetPorts> port_a_{*this, &ResetPorts::read_port_a,
+                                      &ResetPorts::write_port_a};
+    bus::BusRange<ResetPorts> reset_control_{*this, &ResetPorts::read_reset_control,
+                                             &ResetPorts::write_reset_control};
 };
 
 }  // namespace doppel::devices

@@ -69,51 +69,51 @@ bool PciHost::selected(std::uint64_t offset, std::uint64_t& address) const
     return true;
 }
 
-void PciHost::AddressPort::read(std::uint64_t offset, std::span<std::byte> data) noexcept
+void PciHost::read_address_port(std::uint64_t offset, std::span<std::byte> data) noexcept
 {
     if (data.size() == 4 && offset == 0) {
-        base::store_bytes(data, host_.state_.config_address);
+        base::store_bytes(data, state_.config_address);
     } else if (data.size() == 1 && offset == 1) {
-        host_.reset_control_->read(0, data);
+        reset_control_->read(0, data);
     } else {
         std::fill(data.begin(), data.end(), std::byte{0xff});
     }
 }
 
-void PciHost::AddressPort::write(std::uint64_t offset, std::span<const std::byte> data) noexcept
+void PciHost::write_address_port(std::uint64_t offset, std::span<const std::byte> data) noexcept
 {
     if (data.size() == 4 && offset == 0) {
-        host_.state_.config_address =
+        state_.config_address =
             static_cast<std::uint32_t>(base::load_bytes(data)) & 0x80fffffc;
     } else if (data.size() == 1 && offset == 1) {
-        host_.reset_control_->write(0, data);
+        reset_control_->write(0, data);
     }
 }
 
-void PciHost::DataPort::read(std::uint64_t offset, std::span<std::byte> data) noexcept
+void PciHost::read_data_port(std::uint64_t offset, std::span<std::byte> data) noexcept
 {
     std::uint64_t address = 0;
-    if (host_.selected(offset, address)) {
-        host_.read_config(address, data);
+    if (selected(offset, address)) {
+        read_config(address, data);
     } else {
         std::fill(data.begin(), data.end(), std::byte{0xff});
     }
 }
 
-void PciHost::DataPort::write(std::uint64_t offset, std::span<const std::byte> data) noexcept
+void PciHost::write_data_port(std::uint64_t offset, std::span<const std::byte> data) noexcept
 {
     std::uint64_t address = 0;
-    if (host_.selected(offset, address)) host_.write_config(address, data);
+    if (selected(offset, address)) write_config(address, data);
 }
 
-void PciHost::Ecam::read(std::uint64_t offset, std::span<std::byte> data) noexcept
+void PciHost::read_ecam(std::uint64_t offset, std::span<std::byte> data) noexcept
 {
-    host_.read_config(offset, data);
+    read_config(offset, data);
 }
 
-void PciHost::Ecam::write(std::uint64_t offset, std::span<const std::byte> data) noexcept
+void PciHost::write_ecam(std::uint64_t offset, std::span<const std::byte> data) noexcept
 {
-    host_.write_config(offset, data);
+    write_config(offset, data);
 }
 
 void PciHost::reset()

@@ -9,6 +9,7 @@
 #include "base/result.h"
 #include "base/state/state_stream.h"
 #include "bus/bus.h"
+#include "bus/bus_range.h"
 #include "devices/pci/pci_function.h"
 
 namespace doppel::devices {
@@ -34,33 +35,12 @@ public:
     base::Result<void> load(const base::StateReader& reader);
 
 private:
-    class AddressPort final : public bus::BusDevice {
-    public:
-        explicit AddressPort(PciHost& host) : host_(host) {}
-        void read(std::uint64_t offset, std::span<std::byte> data) noexcept override;
-        void write(std::uint64_t offset, std::span<const std::byte> data) noexcept override;
-
-    private:
-        PciHost& host_;
-    };
-    class DataPort final : public bus::BusDevice {
-    public:
-        explicit DataPort(PciHost& host) : host_(host) {}
-        void read(std::uint64_t offset, std::span<std::byte> data) noexcept override;
-        void write(std::uint64_t offset, std::span<const std::byte> data) noexcept override;
-
-    private:
-        PciHost& host_;
-    };
-    class Ecam final : public bus::BusDevice {
-    public:
-        explicit Ecam(PciHost& host) : host_(host) {}
-        void read(std::uint64_t offset, std::span<std::byte> data) noexcept override;
-        void write(std::uint64_t offset, std::span<const std::byte> data) noexcept override;
-
-    private:
-        PciHost& host_;
-    };
+    void read_address_port(std::uint64_t offset, std::span<std::byte> data) noexcept;
+    void write_address_port(std::uint64_t offset, std::span<const std::byte> data) noexcept;
+    void read_data_port(std::uint64_t offset, std::span<std::byte> data) noexcept;
+    void write_data_port(std::uint64_t offset, std::span<const std::byte> data) noexcept;
+    void read_ecam(std::uint64_t offset, std::span<std::byte> data) noexcept;
+    void write_ecam(std::uint64_t offset, std::span<const std::byte> data) noexcept;
 
     // Where an access goes: bus, device, function and register from an ECAM-style offset.
     void read_config(std::uint64_t address, std::span<std::byte> data) noexcept;
@@ -77,9 +57,12 @@ private:
     bus::BusDevice* reset_control_ = nullptr;
     std::array<PciFunction*, device_count * function_count> functions_{};
     PciFunction bridge_;
-    AddressPort address_port_{*this};
-    DataPort data_port_{*this};
-    Ecam ecam_{*this};
+    bus::BusRange<PciHost> address_port_{*this, &PciHost::read_address_port,
+                                         &PciHost::write_address_port};
+    bus::BusRange<PciHost> data_port_{*this, &PciHost::read_data_port,
+                                      &PciHost::write_data_port};
+    bus::BusRange<PciHost> ecam_{*this, &PciHost::read_ecam,
+                                 &PciHost::write_ecam};
 };
 
 }  // namespace doppel::devices

@@ -279,42 +279,42 @@ void Pit::on_timer()
     timer_->arm(bus::ticks_to_ns(channel.start_tick + next, hz));
 }
 
-void Pit::CounterPorts::read(std::uint64_t offset, std::span<std::byte> data) noexcept
+void Pit::read_counter_ports(std::uint64_t offset, std::span<std::byte> data) noexcept
 {
     // The control word register cannot be read; the bus floats.
     for (std::size_t i = 0; i < data.size(); ++i) {
         const auto index = static_cast<unsigned>((offset + i) & 3);
-        data[i] = static_cast<std::byte>(index == 3 ? 0xff : pit.read_count(index));
+        data[i] = static_cast<std::byte>(index == 3 ? 0xff : read_count(index));
     }
 }
 
-void Pit::CounterPorts::write(std::uint64_t offset, std::span<const std::byte> data) noexcept
+void Pit::write_counter_ports(std::uint64_t offset, std::span<const std::byte> data) noexcept
 {
     for (std::size_t i = 0; i < data.size(); ++i) {
         const auto index = static_cast<unsigned>((offset + i) & 3);
         const auto value = std::to_integer<std::uint8_t>(data[i]);
         if (index == 3) {
-            pit.write_control(value);
+            write_control(value);
         } else {
-            pit.write_count(index, value);
+            write_count(index, value);
         }
     }
 }
 
 // Bit 0 gate of channel 2, 1 speaker, 4 refresh toggle (15 us), 5 OUT of channel 2.
-void Pit::PortB::read(std::uint64_t, std::span<std::byte> data) noexcept
+void Pit::read_port_b(std::uint64_t, std::span<std::byte> data) noexcept
 {
-    const bool refresh = pit.clock_.now_ns() / 15'085 % 2 != 0;
-    const unsigned value = pit.state_.channels[2].gate | pit.state_.speaker * 2u |
-                           (refresh ? 0x10u : 0) | (pit.output(2) ? 0x20u : 0);
+    const bool refresh = clock_.now_ns() / 15'085 % 2 != 0;
+    const unsigned value = state_.channels[2].gate | state_.speaker * 2u |
+                           (refresh ? 0x10u : 0) | (output(2) ? 0x20u : 0);
     base::store_bytes(data, value);
 }
 
-void Pit::PortB::write(std::uint64_t, std::span<const std::byte> data) noexcept
+void Pit::write_port_b(std::uint64_t, std::span<const std::byte> data) noexcept
 {
     const auto value = std::to_integer<unsigned>(data[0]);
-    pit.state_.speaker = (value >> 1) & 1;
-    pit.set_gate(2, (value & 1) != 0);
+    state_.speaker = (value >> 1) & 1;
+    set_gate(2, (value & 1) != 0);
 }
 
 void Pit::save(base::StateWriter& writer) const

@@ -14,6 +14,7 @@
 #include "base/result.h"
 #include "base/state/state_stream.h"
 #include "bus/bus.h"
+#include "bus/bus_range.h"
 #include "bus/clock.h"
 #include "bus/interrupts.h"
 
@@ -59,18 +60,10 @@ public:
     [[nodiscard]] bool output(unsigned channel) const;
 
 private:
-    struct CounterPorts final : bus::BusDevice {
-        explicit CounterPorts(Pit& owner) : pit(owner) {}
-        void read(std::uint64_t offset, std::span<std::byte> data) noexcept override;
-        void write(std::uint64_t offset, std::span<const std::byte> data) noexcept override;
-        Pit& pit;
-    };
-    struct PortB final : bus::BusDevice {
-        explicit PortB(Pit& owner) : pit(owner) {}
-        void read(std::uint64_t offset, std::span<std::byte> data) noexcept override;
-        void write(std::uint64_t offset, std::span<const std::byte> data) noexcept override;
-        Pit& pit;
-    };
+    void read_counter_ports(std::uint64_t offset, std::span<std::byte> data) noexcept;
+    void write_counter_ports(std::uint64_t offset, std::span<const std::byte> data) noexcept;
+    void read_port_b(std::uint64_t offset, std::span<std::byte> data) noexcept;
+    void write_port_b(std::uint64_t offset, std::span<const std::byte> data) noexcept;
 
     [[nodiscard]] std::uint64_t now() const;
     [[nodiscard]] std::uint64_t elapsed(const Channel& channel) const;
@@ -91,8 +84,10 @@ private:
     bus::VmClock& clock_;
     std::unique_ptr<bus::Timer> timer_;
     State state_{};
-    CounterPorts counter_ports_{*this};
-    PortB port_b_{*this};
+    bus::BusRange<Pit> counter_ports_{*this, &Pit::read_counter_ports,
+                                      &Pit::write_counter_ports};
+    bus::BusRange<Pit> port_b_{*this, &Pit::read_port_b,
+                               &Pit::write_port_b};
 };
 
 }  // namespace doppel::devices
