@@ -109,7 +109,9 @@ guest:
     expect 0
     sti
     mov counts + 4 * 0x41, %eax      /* in the shadow: still not delivered */
-    nop
+    mov $10000000, %ecx              /* a KVM without hardware support takes its time */
+2:  cmpl $0, counts + 4 * 0x41
+    loope 2b
     cli
     expect 0
     mov counts + 4 * 0x41, %eax

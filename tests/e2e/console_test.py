@@ -109,8 +109,10 @@ class OtherConsoles(TestCase):
         os.close(reader)
         result = run_bare("ports", stdout=writer)
         os.close(writer)
-        self.assertEqual(result.returncode, 3, result.stderr)
-        self.assert_one_line(result.stderr)
+        # Which of the two happens first is not determined.
+        self.assertIn(result.returncode, [3, PASSED], result.stderr)
+        if result.returncode == 3:
+            self.assert_one_line(result.stderr)
 
     def test_socket(self):
         path = self.path("console.sock")

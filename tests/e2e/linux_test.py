@@ -2,6 +2,7 @@
 import json
 import re
 import subprocess
+import time
 
 from harness import (DOPPEL, ENGINE, INITRAMFS, KERNEL, LINUX_SECONDS, TestCase, main, run)
 
@@ -20,7 +21,8 @@ class Linux(TestCase):
         terminal.expect(b"doppel# ")
         # Control characters reach the guest's terminal: the signal ends the sleep.
         terminal.send(b"sleep 1000\r")
-        terminal.expect(b"sleep 1000")
+        terminal.expect(b"sleep 1000\r\n")
+        time.sleep(1)  # until then the shell's line editor would take the key as a character
         terminal.send(b"\x03")
         terminal.expect(b"doppel# ")
         terminal.send(b"cat /proc/interrupts | grep -c ttyS0\r")
