@@ -39,9 +39,9 @@ inline constexpr FeatureWord leaf7_ebx{
 // AVX512_VBMI VBMI2 GFNI VAES VPCLMULQDQ VNNI BITALG VPOPCNTDQ; UMIP RDPID. Not: PKU, WAITPKG,
 // CET, LA57, KL, bus lock, MOVDIR64B and ENQCMD (two memory operands), SGX_LC, PKS.
 inline constexpr FeatureWord leaf7_ecx{bits({1, 6, 8, 9, 10, 11, 12, 14}), bits({2, 22})};
-// VP2INTERSECT AVX512_FP16; FSRM, IBRS/IBPB, ARCH_CAPABILITIES. Not: UINTR, TSXLDTRK, PCONFIG, LBR,
-// CET, AMX, SERIALIZE.
-inline constexpr FeatureWord leaf7_edx{bits({8, 23}), bits({4, 26, 29})};
+// VP2INTERSECT AVX512_FP16; FSRM, SERIALIZE, IBRS/IBPB, ARCH_CAPABILITIES. Not: UINTR, TSXLDTRK, PCONFIG, LBR,
+// CET, AMX.
+inline constexpr FeatureWord leaf7_edx{bits({8, 14, 23}), bits({4, 26, 29})};
 // AVX_VNNI AVX512_BF16, fast short REP MOVSB, STOSB, CMPSB.
 inline constexpr FeatureWord leaf7_1_eax{bits({4, 5, 10, 11, 12}), 0};
 // LZCNT, PREFETCHW; LAHF in 64-bit mode.

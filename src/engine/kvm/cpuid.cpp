@@ -1,6 +1,8 @@
 #include "engine/kvm/cpuid.h"
 
 #include <algorithm>
+#include <functional>
+#include <iterator>
 
 namespace doppel::engine::kvm {
 
@@ -90,6 +92,19 @@ x86::CpuidPolicy filter_cpuid(const x86::CpuidPolicy& policy, const CpuidList& s
         entries.push_back({hypervisor_leaf, 0, false, {features_leaf, 0x4b4d564b, 0x564b4d56, 0x4d}});
         entries.push_back({features_leaf, 0, false, {clock, 0, 0, 0}});
     }
+    return x86::CpuidPolicy::from_entries(std::move(entries));
+}
+
+x86::CpuidPolicy completion_cpuid(const x86::CpuidPolicy& policy, const x86::CpuidPolicy& filtered)
+{
+    const auto is_hypervisor_leaf = [](const CpuidEntry& entry) {
+        return entry.leaf >= hypervisor_leaf && entry.leaf <= last_hypervisor_leaf;
+    };
+    std::vector<CpuidEntry> entries;
+    std::copy_if(policy.entries().begin(), policy.entries().end(), std::back_inserter(entries),
+                 std::not_fn(is_hypervisor_leaf));
+    std::copy_if(filtered.entries().begin(), filtered.entries().end(), std::back_inserter(entries),
+                 is_hypervisor_leaf);
     return x86::CpuidPolicy::from_entries(std::move(entries));
 }
 

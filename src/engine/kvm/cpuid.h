@@ -12,6 +12,11 @@ namespace doppel::engine::kvm {
 // the policy's hypervisor leaves then move to 0x40000100, where guests look next.
 x86::CpuidPolicy filter_cpuid(const x86::CpuidPolicy& policy, const CpuidList& supported);
 
+// What instructions that KVM gave up on are completed by, where KVM is software: such KVMs
+// let the guest see the host's own feature leaves whatever they are told. The policy as it
+// was, with the hypervisor leaves of the filtered one.
+x86::CpuidPolicy completion_cpuid(const x86::CpuidPolicy& policy, const x86::CpuidPolicy& filtered);
+
 base::Result<CpuidList> supported_cpuid(int kvm_fd);
 CpuidList to_kvm(const x86::CpuidPolicy& policy, unsigned apic_id);
 

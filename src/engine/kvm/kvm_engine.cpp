@@ -9,6 +9,7 @@
 #include "base/log.h"
 #include "engine/engine.h"
 #include "engine/kvm/api.h"
+#include "engine/host_probe.h"
 #include "engine/kvm/cpuid.h"
 #include "engine/kvm/device.h"
 #include "engine/kvm/vcpu.h"
@@ -64,8 +65,12 @@ public:
                                                 device.max_vcpus, config.vcpus));
         }
         const CpuidList supported = TRY(supported_cpuid(device.fd.get()));
+        const x86::CpuidPolicy filtered = filter_cpuid(config.cpuid, supported);
+        const bool software = probe_kvm().kind == KvmProbe::Kind::emulated;
+        const x86::CpuidPolicy completion =
+            software ? completion_cpuid(config.cpuid, filtered) : filtered;
         std::unique_ptr<KvmEngine> engine{
-            new KvmEngine{config, std::move(device), filter_cpuid(config.cpuid, supported)}};
+            new KvmEngine{config, std::move(device), filtered, completion}};
         TRY(engine->create_vm());
         return std::unique_ptr<Engine>{std::move(engine)};
     }
@@ -84,7 +89,7 @@ public:
         ASSERT(index == vcpus_.size());
         TRY(map_slots());
         const VcpuConfig config{vm_.get(),       device_.run_size, index, config_.memory,
-                                config_.clock, cpuid_};
+                                config_.clock, cpuid_, completion_cpuid_};
         auto vcpu = TRY(KvmVcpu::create(config));
         vcpus_.push_back(vcpu.get());
         return std::unique_ptr<Vcpu>{std::move(vcpu)};
@@ -108,8 +113,9 @@ public:
     }
 
 private:
-    KvmEngine(const EngineConfig& config, Device device, x86::CpuidPolicy cpuid)
-        : config_(config), device_(std::move(device)), cpuid_(std::move(cpuid))
+    KvmEngine(const EngineConfig& config, Device device, const x86::CpuidPolicy& cpuid,
+              const x86::CpuidPolicy& completion)
+        : config_(config), device_(std::move(device)), cpuid_(cpuid), completion_cpuid_(completion)
     {
     }
 
@@ -181,6 +187,7 @@ private:
     EngineConfig config_;
     Device device_;
     x86::CpuidPolicy cpuid_;
+    x86::CpuidPolicy completion_cpuid_;
     base::Fd vm_;
     std::array<kvm_irqchip, chips.size()> initial_chips_{};
     std::vector<KvmVcpu*> vcpus_;  // owned by the VM, alive until it stops

@@ -56,7 +56,7 @@ base::Result<std::unique_ptr<KvmVcpu>> KvmVcpu::create(const VcpuConfig& config)
     std::unique_ptr<KvmVcpu> vcpu{new KvmVcpu{config, std::move(fd), std::move(region)}};
     TRY(checked("KVM_GET_LAPIC", raw, KVM_GET_LAPIC, &vcpu->initial_lapic_));
     TRY(vcpu->registers_.create());
-    vcpu->fallback_ = TRY(Fallback::create(config.memory, config.clock, config.cpuid,
+    vcpu->fallback_ = TRY(Fallback::create(config.memory, config.clock, config.completion_cpuid,
                                            vcpu->registers_, config.index));
     vcpu->set_state(x86::reset_state(config.index == 0));
     if (!vcpu->broken_.empty()) return base::host_error(vcpu->broken_);

@@ -22,7 +22,8 @@ struct VcpuConfig {
     unsigned index = 0;
     memory::GuestMemory& memory;
     bus::VmClock& clock;
-    const x86::CpuidPolicy& cpuid;  // filtered
+    const x86::CpuidPolicy& cpuid;             // filtered
+    const x86::CpuidPolicy& completion_cpuid;  // what the interpreter goes by
 };
 
 class KvmVcpu final : public Vcpu {

@@ -737,3 +737,10 @@ push 0x1234
 ;; mem 0x24ffe = 01 02 03 04
 ;; expect 0x20000 = 01 02 03 04
 rep movsb
+
+;; case serialize_changes_nothing
+;; skip kvm
+;; in rax=7 rflags=0x2
+;; out rax=7
+;; flags !CF !ZF
+db 0x0f, 0x01, 0xe8

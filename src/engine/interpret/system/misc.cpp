@@ -50,6 +50,13 @@ Flow rdpid(Core& core, const Op& op) noexcept
     return Flow::next;
 }
 
+// Nothing is in flight between two of our instructions.
+Flow serialize(Core& core, const Op& op) noexcept
+{
+    static_cast<void>(op);
+    return core.cpuid.has(7, 0, 'd', 14) ? Flow::next : core.raise(Vector::UD);
+}
+
 // No counters are offered.
 Flow rdpmc(Core& core, const Op& op) noexcept
 {
@@ -192,6 +199,7 @@ bool lower_misc(const Decoded& decoded, Op& op, Core& core)
     case ZYDIS_MNEMONIC_RDTSC: op.run = rdtsc; return true;
     case ZYDIS_MNEMONIC_RDTSCP: op.run = rdtscp; return true;
     case ZYDIS_MNEMONIC_RDPID: op.run = rdpid; return true;
+    case ZYDIS_MNEMONIC_SERIALIZE: op.run = serialize; return true;
     case ZYDIS_MNEMONIC_RDPMC: op.run = rdpmc; return true;
     case ZYDIS_MNEMONIC_CLI: op.run = cli; return true;
     case ZYDIS_MNEMONIC_STI: op.run = sti; return true;

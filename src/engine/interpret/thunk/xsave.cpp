@@ -15,7 +15,7 @@ namespace {
 using namespace x86;
 
 constexpr std::uint64_t compacted = std::uint64_t{1} << 63;
-constexpr unsigned header_size = 64, extended = 576;
+constexpr unsigned extended = 576;
 
 struct Component {
     std::uint64_t bit;
