@@ -14,7 +14,7 @@ namespace doppel::machine::boot {
 namespace {
 
 constexpr std::uint32_t start_info_magic = 0x336ec578;  // "xEn3" with bit 31 set
-constexpr std::uint64_t start_info_size = 56, module_size = 32, map_entry_size = 24;
+constexpr std::uint64_t start_info_size = 56, module_size = 32;
 
 // start_info, then one module entry, then the memory map.
 std::vector<std::byte> make_start_info(const BootRequest& request, std::uint64_t initrd_start)

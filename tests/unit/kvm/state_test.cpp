@@ -7,8 +7,9 @@ namespace {
 class KvmState : public BareGuest {
 protected:
     // Time goes on, and everything else must be as it was set.
-    void expect_same(x86::CpuState got, const x86::CpuState& set)
+    void expect_same(const x86::CpuState& seen, const x86::CpuState& set)
     {
+        x86::CpuState got = seen;
         EXPECT_EQ(got.gpr, set.gpr);
         EXPECT_EQ(got.rip, set.rip);
         EXPECT_EQ(got.rflags, set.rflags);
