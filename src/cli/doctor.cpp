@@ -24,23 +24,25 @@ std::string works(const std::string& problem)
 std::string kvm_text(const Host& host)
 {
     const std::string modules = host.kvm_modules.empty() ? "" : " (" + host.kvm_modules + ")";
-    switch (host.kvm) {
-        case KvmKind::hardware:
+    using Kind = engine::KvmProbe::Kind;
+    switch (host.kvm.kind) {
+        case Kind::hardware:
             return (host.hypervisor ? "hardware, nested" : "hardware") + modules;
-        case KvmKind::emulated: return "emulated, without hardware support" + modules;
-        case KvmKind::missing: break;
+        case Kind::emulated: return fmt::format("emulated at {:.1f} million instructions/s{}", host.kvm.mips, modules);
+        case Kind::missing: break;
     }
-    return "no: /dev/kvm: " + host.kvm_problem;
+    return "no: /dev/kvm: " + host.kvm.problem;
 }
 
 std::string kvm_engine_text(const Host& host)
 {
-    switch (host.kvm) {
-        case KvmKind::hardware: return "works";
-        case KvmKind::emulated: return "works, slowly; the interpreter helps out";
-        case KvmKind::missing: break;
+    using Kind = engine::KvmProbe::Kind;
+    switch (host.kvm.kind) {
+        case Kind::hardware: return "works";
+        case Kind::emulated: return "works, slowly; the interpreter helps out";
+        case Kind::missing: break;
     }
-    return "does not work: /dev/kvm: " + host.kvm_problem;
+    return "does not work: /dev/kvm: " + host.kvm.problem;
 }
 
 std::string report(const Host& host)

@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <linux/io_uring.h>
-#include <linux/kvm.h>
 #include <linux/userfaultfd.h>
 #include <sys/auxv.h>
 #include <sys/ioctl.h>
@@ -61,31 +60,15 @@ bool has_word(const std::string& text, const std::string& word)
     return false;
 }
 
-void probe_kvm(const std::string& flags, Host& host)
+std::string kvm_modules()
 {
+    std::string found;
     for (const char* module : {"kvm_intel", "kvm_amd", "kvm_pvm"}) {
         std::error_code ignored;
         if (!std::filesystem::exists(std::string{"/sys/module/"} + module, ignored)) continue;
-        host.kvm_modules += (host.kvm_modules.empty() ? "" : " ") + std::string{module};
+        found += (found.empty() ? "" : " ") + std::string{module};
     }
-    const base::Fd kvm{::open("/dev/kvm", O_RDWR | O_CLOEXEC)};
-    if (!kvm.valid()) {
-        host.kvm_problem = std::strerror(errno);
-        return;
-    }
-    host.kvm_version = ::ioctl(kvm.get(), KVM_GET_API_VERSION, 0);
-    if (host.kvm_version != KVM_API_VERSION) {
-        host.kvm_problem = "not the API version that doppel knows";
-        return;
-    }
-    // Opening is cheap; a virtual machine is what a busy or crippled host refuses.
-    const base::Fd machine{::ioctl(kvm.get(), KVM_CREATE_VM, 0)};
-    if (!machine.valid()) {
-        host.kvm_problem = std::string{"no virtual machine can be made: "} + std::strerror(errno);
-        return;
-    }
-    const bool hardware = has_word(flags, "vmx") || has_word(flags, "svm");
-    host.kvm = hardware ? KvmKind::hardware : KvmKind::emulated;
+    return found;
 }
 
 std::string probe_userfaultfd()
@@ -121,7 +104,8 @@ Host probe_host()
     // ospke: the kernel lets programs use it.
     host.pku = has_word(flags, "ospke");
     host.fsgsbase = (::getauxval(AT_HWCAP2) & hwcap2_fsgsbase) != 0;
-    probe_kvm(flags, host);
+    host.kvm = engine::probe_kvm();
+    host.kvm_modules = kvm_modules();
     host.userfaultfd_problem = probe_userfaultfd();
     host.io_uring_problem = probe_io_uring();
     host.map_count = number(first_line("/proc/sys/vm/max_map_count"));

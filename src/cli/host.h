@@ -5,18 +5,12 @@
 #include <optional>
 #include <string>
 
+#include "engine/host_probe.h"
+
 namespace doppel::cli {
 
-enum class KvmKind {
-    missing,       // kvm_problem says why
-    hardware,      // VMX or SVM, one level or nested
-    emulated,      // a KVM without either: slow, and some instructions stop it
-};
-
 struct Host {
-    KvmKind kvm = KvmKind::missing;
-    std::string kvm_problem;      // "No such file or directory", ...
-    int kvm_version = 0;
+    engine::KvmProbe kvm;         // measured
     std::string kvm_modules;      // "kvm_intel", "kvm_pvm", ...; empty when built in
     bool hypervisor = false;      // this host is a guest itself
     std::string cpu_model;

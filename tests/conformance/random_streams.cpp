@@ -196,7 +196,7 @@ std::string signature(const Stream& stream)
 std::vector<std::pair<std::uint64_t, unsigned>> read_corpus(const std::string& folder)
 {
     std::vector<std::pair<std::uint64_t, unsigned>> seeds;
-    if (folder.empty()) return seeds;
+    if (!std::filesystem::is_directory(folder)) return seeds;
     for (const auto& entry : std::filesystem::directory_iterator{folder}) {
         std::ifstream file{entry.path()};
         std::string line;

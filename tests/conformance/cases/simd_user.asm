@@ -275,3 +275,20 @@ good:
 ;; flags CF
 again: rdrand rax
 jnc again
+
+;; case misaligned_operand_on_missing_page_is_gp
+;; skip emulated_kvm
+;; fault GP error=0 rip=here
+here: addps xmm0, [0x22008]
+
+;; case misaligned_non_canonical_through_ss_is_gp
+;; skip emulated_kvm
+;; in rbp=0x8000000000000008
+;; fault GP error=0 rip=here
+here: orps xmm1, [rbp]
+
+;; case simd_exception_of_an_mmx_conversion
+;; skip emulated_kvm
+;; in xmm4l=0x7fc000007f800001 mxcsr=0x1f00
+;; fault XM rip=here
+here: cvtps2pi mm1, xmm4

@@ -162,3 +162,17 @@ here: outsb
 ;; in rdi=0x22000 rdx=0x60
 ;; fault GP error=0 rip=here
 here: insb
+
+;; case cmps_reads_destination_first
+;; skip emulated_kvm
+;; in rsi=0x22000 rdi=0x22800
+;; fault PF error=4 cr2=0x22800 rip=here
+here: cmpsb
+
+;; case repne_scas_fault_shows_flags_from_before
+;; skip emulated_kvm
+;; in rdi=0x21ffc rcx=8 rax=5 rflags=0x8d7
+;; out rcx=4 rdi=0x22000
+;; flags CF ZF SF OF
+;; fault PF error=4 cr2=0x22000 rip=here
+here: repne scasb
