@@ -31,7 +31,8 @@ const std::uint8_t* Arena::place(std::span<const std::uint8_t> code)
     constexpr std::size_t alignment = 32;
     const std::size_t start = (used_ + alignment - 1) & ~(alignment - 1);
     if (start + code.size() > write_.size()) return nullptr;
-    std::memcpy(write_.data() + start, code.data(), code.size());
+    // A thunk that works element by element has no code of its own, only a place.
+    if (!code.empty()) std::memcpy(write_.data() + start, code.data(), code.size());
     used_ = start + code.size();
     return reinterpret_cast<const std::uint8_t*>(execute_.data() + start);
 }
