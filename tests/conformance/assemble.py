@@ -172,6 +172,8 @@ def emit(out, index, case):
             fail(case, f"unknown directive '{key}'")
     if "kvm" not in where:
         where.discard("emulated_kvm")
+    if not where:
+        fail(case, "runs nowhere")
     prefix = f"case_{index}"
     code = case.bytes or b"\x90"
     out.append(f"const std::uint8_t {prefix}_code[] = {c_bytes(code)};\n")

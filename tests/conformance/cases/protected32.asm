@@ -247,14 +247,6 @@ times 9 nop
 target: mov eax, cr0
 and eax, 8
 
-;; case task_gate_bad_ss
-;; mem 0xe020 = dd 0x10010 2
-;; mem 0xe048 = dd 0x10 0x18 0x1f8 0x10 0 0 0
-;; mem 0xe038 = dd 0x30700
-;; skip interpret,kvm
-;; fault TS error=0x1f8
-jmp 0x98:0
-
 ;; case jump_to_busy_task
 ;; fault GP error=0x48 rip=here
 here: jmp 0x48:0
@@ -368,11 +360,6 @@ pop ds
 ;; out rsp=0x307fe
 o16 push 5
 
-;; case call_16_bit_operand_truncates
-;; fault GP error=0
-;; skip interpret,kvm
-o16 call 0x10
-
 ;; case loop_with_cx
 ;; in rcx=0x10002
 ;; out rcx=0x10000 rax=2
@@ -458,8 +445,9 @@ mov eax, cr0
 or eax, 0x60000000
 
 ;; case stack_limit_ss_fault
-;; in ss.limit=0x30fff ss.attributes=0x4093 rsp=0x31004
-;; skip kvm,interpret
+;; mode user32
+;; in ss.limit=0x30fff ss.attributes=0x40f3 rsp=0x31004
+;; skip emulated_kvm
 ;; fault SS error=0
 push eax
 
@@ -469,7 +457,7 @@ here: sysenter
 
 ;; case sysenter_enters
 ;; in sysenter_cs=0x18 sysenter_esp=0x30900 sysenter_eip=0x10003
-;; skip interpret,kvm
+;; skip emulated_kvm
 ;; out rsp=0x30900
 sysenter
 nop
@@ -491,6 +479,6 @@ mov eax, [esp + 4]
 
 ;; case ebp_based_uses_ss_limit
 ;; in ss.limit=0x307ff ss.attributes=0x4093 rbp=0x30800
-;; skip kvm,interpret
+;; skip emulated_kvm
 ;; fault SS error=0 rip=here
 here: mov eax, [ebp]
