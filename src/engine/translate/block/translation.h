@@ -1,0 +1,112 @@
+// One guest basic block turned into host code: what the translator takes and gives. Pure: no
+// guest memory, no code cache, no host state besides the buffer that is written.
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "x86/cpuid.h"
+
+namespace doppel::engine::translate {
+
+// What a translation depends on besides the bytes and their address. Part of a block's key.
+struct Mode {
+    bool user = false;       // CPL 3, else CPL 0
+    bool access = false;     // supervisor code with EFLAGS.AC set (between STAC and CLAC)
+    bool vector = false;     // x87, SSE and AVX instructions may run (CR0.EM, CR0.TS, CR4.OSFXSR,
+                             // CR4.OSXSAVE, XCR0 allow all that CPUID shows)
+    bool operator==(const Mode&) const = default;
+    [[nodiscard]] unsigned key() const
+    {
+        return (user ? 1u : 0u) | (access ? 2u : 0u) | (vector ? 4u : 0u);
+    }
+};
+
+struct Source {
+    std::uint64_t rip = 0;                  // guest-linear address of bytes[0]
+    std::span<const std::uint8_t> bytes;    // to the end of its page at most
+    Mode mode;
+    // An instruction that begins here may go on in the next page: when the block's first
+    // instruction needs more bytes than `bytes` has, the translator gives up (see Block::count).
+};
+
+// Where the code goes: `write` is the writable alias of host address `address`.
+struct CodeSpace {
+    std::uint8_t* write = nullptr;
+    std::uint64_t address = 0;
+    std::size_t capacity = 0;
+};
+
+enum class ExitKind : std::uint8_t {
+    direct,     // to `target`, same mode unless `mode` differs: may be linked
+    interpret,  // the instruction at `target` is not translated: do it, then go on behind it
+    syscall,    // as interpret, with a hint for the engine's own fast paths
+    sysret,
+    iret,
+    swapgs,
+    interrupt,  // ctx.pending was set where interrupts are enabled: state is exact at `target`
+};
+
+// One way out of a block. The jump that leads there is a `jmp rel32` or `jcc rel32` whose
+// displacement lies at `patch` (offset in the code): at first it leads to the exit's own stub,
+// which stores the site's number to ExecContext::exit and jumps to the common exit.
+struct Exit {
+    ExitKind kind = ExitKind::interpret;
+    Mode mode;                        // of the target
+    std::uint64_t target = 0;         // guest RIP
+    std::uint32_t patch = 0;          // direct: offset of the rel32; 0: not linkable
+    std::uint32_t stub = 0;           // offset of the stub
+};
+
+// Guest registers whose true value is elsewhere while the host is in [from, to) of the code.
+struct Displaced {
+    enum class Where : std::uint8_t {
+        slot,    // in ExecContext::slot[slot]
+        folded,  // the register holds guest value + fold
+    };
+    std::uint32_t from = 0, to = 0;
+    std::uint8_t reg = 0;   // x86::Gpr
+    Where where = Where::slot;
+    std::uint8_t slot = 0;
+};
+
+// Guest instruction boundaries: at host offset `host` all guest state is exact (RSP folded,
+// as always in supervisor code) and guest RIP is source.rip + guest.
+struct Point {
+    std::uint32_t host = 0;
+    std::uint16_t guest = 0;
+};
+
+struct Translation {
+    std::uint32_t size = 0;         // bytes of host code, cold part included
+    std::uint32_t hot_size = 0;     // without the stubs
+    std::uint32_t guest_bytes = 0;  // of the guest code translated (0: nothing could be, see below)
+    std::uint32_t count = 0;        // guest instructions translated natively, the exit's excluded
+    std::vector<Point> points;      // ascending in `host`; one for each instruction
+    std::vector<Displaced> displaced;
+    std::vector<Exit> exits;
+};
+
+// The exits' numbers are first_site, first_site + 1, ... in the order of Translation::exits.
+// False: the code does not fit `space` (nothing is to be used). A block always makes progress:
+// when its first instruction cannot be translated, the whole block is one `interpret` exit;
+// guest_bytes is then that instruction's length, or 0 when it could not be decoded or does not
+// fit `bytes`.
+//   common_exit: host address of the common exit (layout.h's code cache is within reach).
+bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSpace& space,
+               std::uint32_t first_site, std::uint64_t common_exit, Translation& result);
+
+// Code that an indirect branch's target entry leads to: compares the guest RIP in RCX with
+// `rip`, restores RAX and RCX from slot[0] and slot[1] and jumps to `body` (the block's first
+// byte), else to `miss`. Returns the size, or 0 when it does not fit.
+//
+//   indirect branch:  slot[0] = rax; slot[1] = rcx; rcx = guest target;
+//                     eax = rcx & 0xffff; jmp [targets + rax * 8]
+std::uint32_t emit_entry(const CodeSpace& space, bool user, std::uint64_t rip, std::uint64_t body,
+                         std::uint64_t miss);
+// The `miss` of the above, and what empty table entries lead to: stores RCX to
+// ExecContext::target, restores RAX and RCX, exits with exit_no_target.
+std::uint32_t emit_miss(const CodeSpace& space, bool user, std::uint64_t common_exit);
+
+}  // namespace doppel::engine::translate
