@@ -4,6 +4,7 @@
 
 #include "base/assert.h"
 #include "engine/interpret/core.h"
+#include "engine/interpret/interpreter.h"
 
 namespace doppel::engine::interpret {
 
@@ -93,11 +94,32 @@ void BlockCache::watch(std::uint64_t ram_offset)
     const std::uint64_t page = page_of(ram_offset);
     if (pages_[page] != nullptr) return;
     pages_[page] = std::make_unique<CodePage>();
+    set_watch(page, watched_by_blocks);
+    MemoryAccess::watch_page(core_, ram_offset);
+    if (core_.observer != nullptr) core_.observer->code_decoded(page << base::page_shift);
+}
+
+void BlockCache::watch_for_observer(std::uint64_t ram_offset)
+{
+    const std::uint64_t page = page_of(ram_offset);
+    ASSERT(page < watched_.size());
+    if ((watched_[page].load(std::memory_order_relaxed) & watched_by_observer) != 0) return;
+    set_watch(page, watched_by_observer);
+    MemoryAccess::watch_page(core_, ram_offset);
+}
+
+void BlockCache::unwatch_for_observer(std::uint64_t ram_offset)
+{
+    ASSERT(page_of(ram_offset) < watched_.size());
+    watched_[page_of(ram_offset)].fetch_and(watched_by_blocks, std::memory_order_relaxed);
+}
+
+void BlockCache::set_watch(std::uint64_t page, std::uint8_t who)
+{
     // Before the bytes are read: a writer on another thread writes first and looks at the
     // flag second, so that one of the two sees the other.
-    watched_[page].store(1, std::memory_order_seq_cst);
+    watched_[page].fetch_or(who, std::memory_order_seq_cst);
     std::atomic_thread_fence(std::memory_order_seq_cst);
-    MemoryAccess::watch_page(core_, ram_offset);
 }
 
 void BlockCache::unlink(Block& block)
@@ -113,11 +135,24 @@ void BlockCache::drop_page(std::uint64_t page)
     // A block in two pages may be met again through the other one; unlink() does not mind.
     for (Block* block : pages_[page]->blocks) unlink(*block);
     pages_[page].reset();
-    watched_[page].store(0, std::memory_order_relaxed);
+    watched_[page].fetch_and(watched_by_observer, std::memory_order_relaxed);
     ++dropped_pages_;
 }
 
 bool BlockCache::written(std::uint64_t ram_offset, std::uint64_t size)
+{
+    if (size == 0) return false;
+    const bool dropped = drop(ram_offset, size);
+    if (core_.observer == nullptr) return dropped;
+    const std::uint64_t last = page_of(ram_offset + size - 1);
+    for (std::uint64_t page = page_of(ram_offset); page <= last && page < watched_.size(); ++page) {
+        if ((watched_[page].load(std::memory_order_relaxed) & watched_by_observer) == 0) continue;
+        core_.observer->code_written(page << base::page_shift);
+    }
+    return dropped;
+}
+
+bool BlockCache::drop(std::uint64_t ram_offset, std::uint64_t size)
 {
     if (size == 0) return false;
     bool dropped = false;
@@ -150,7 +185,7 @@ void BlockCache::clear()
     for (std::uint64_t page = 0; page < pages_.size(); ++page) {
         if (pages_[page] == nullptr) continue;
         pages_[page].reset();
-        watched_[page].store(0, std::memory_order_relaxed);
+        watched_[page].fetch_and(watched_by_observer, std::memory_order_relaxed);
     }
     std::fill(buckets_.begin(), buckets_.end(), nullptr);
     jumps_.fill(nullptr);

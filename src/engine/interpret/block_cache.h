@@ -70,6 +70,9 @@ public:
     Block& add(std::unique_ptr<Block> block);
     // From now on stores to the page are reported (written(), on_write()).
     void watch(std::uint64_t ram_offset);
+    // Somebody else has code from the page: core.observer hears of writes to it.
+    void watch_for_observer(std::uint64_t ram_offset);
+    void unwatch_for_observer(std::uint64_t ram_offset);
     // Everything is dropped when this is true at a block boundary.
     [[nodiscard]] bool full() const { return op_count_ >= op_limit; }
     void clear();
@@ -79,8 +82,11 @@ public:
     {
         return watched_[ram_offset >> base::page_shift].load(std::memory_order_relaxed) != 0;
     }
-    // vCPU thread: RAM is about to be or was written. True when a block was dropped.
+    // vCPU thread: RAM is about to be or was written. True when a block was dropped. Tells
+    // core.observer of pages watched for it.
     bool written(std::uint64_t ram_offset, std::uint64_t size);
+    // As above, and tells nobody.
+    bool drop(std::uint64_t ram_offset, std::uint64_t size);
     // Translations changed: links and jumps hold no longer.
     void new_generation();
     // One page's translation changed: a new generation only if code was run from it.
@@ -117,7 +123,10 @@ private:
     std::vector<Block*> buckets_;
     std::vector<std::unique_ptr<Block>> blocks_;  // retired ones too
     std::vector<std::unique_ptr<CodePage>> pages_;
-    // Per page of RAM; written by the vCPU thread before it reads the code, read by any.
+    // Per page of RAM: who has code from it. Written by the vCPU thread before the code is
+    // read, read by any.
+    static constexpr std::uint8_t watched_by_blocks = 1, watched_by_observer = 2;
+    void set_watch(std::uint64_t page, std::uint8_t who);
     std::vector<std::atomic<std::uint8_t>> watched_;
     // Linear pages that jumps lead to in this generation, hashed.
     std::bitset<4096> jump_pages_;

@@ -1,6 +1,7 @@
 #include "engine/interpret/core.h"
 
 #include "engine/interpret/block_cache.h"
+#include "engine/interpret/interpreter.h"
 
 namespace doppel::engine::interpret {
 
@@ -271,14 +272,39 @@ void Core::answer_read(std::uint64_t value)
 
 // ---- translation caches ------------------------------------------------------------------------
 
-void Core::flush_tlb(bool keep_global)
+void Core::drop_translations(bool keep_global)
 {
     MemoryAccess::flush(*this, keep_global);
+}
+
+void Core::flush_tlb(bool keep_global)
+{
+    drop_translations(keep_global);
+    if (observer != nullptr) observer->tlb_flushed(keep_global);
 }
 
 void Core::flush_tlb_page(std::uint64_t linear)
 {
     MemoryAccess::flush_page(*this, linear);
+    if (observer != nullptr) observer->page_flushed(linear);
+}
+
+void Core::change_address_space(std::uint64_t cr3, bool keep)
+{
+    state.cr3 = cr3;
+    // Translations carry no PCID here, so none of the old ones can be kept.
+    drop_translations(true);
+    if (observer != nullptr) observer->address_space_changed(cr3, keep);
+}
+
+void Core::flush_pcid(unsigned type, std::uint16_t pcid, std::uint64_t linear)
+{
+    if (type == 0) {
+        MemoryAccess::flush_page(*this, linear);
+    } else {
+        drop_translations(type != 2);
+    }
+    if (observer != nullptr) observer->pcid_flushed(type, pcid, linear);
 }
 
 void Core::code_written(base::Gpa gpa, std::uint64_t size)

@@ -34,6 +34,7 @@
 namespace doppel::engine::interpret {
 
 class BlockCache;
+class Observer;
 class ThunkCache;
 class System;
 
@@ -179,8 +180,12 @@ public:
     PhysicalHook* physical_hook = nullptr;
 
     // ---- translation caches ---------------------------------------------------------------
-    void flush_tlb(bool keep_global);          // CR3 load, CR4 changes
-    void flush_tlb_page(std::uint64_t linear); // INVLPG
+    // An architectural flush: what CR0, CR4, EFER, task switches do. Tells the observer.
+    void flush_tlb(bool keep_global);
+    void flush_tlb_page(std::uint64_t linear);  // INVLPG; tells the observer
+    void change_address_space(std::uint64_t cr3, bool keep);  // MOV to CR3; tells the observer
+    void flush_pcid(unsigned type, std::uint16_t pcid, std::uint64_t linear);  // INVPCID; likewise
+    void drop_translations(bool keep_global);  // tells nobody
     // Ends the current block after this instruction even on Flow::next (interrupt shadow,
     // self-modified code, mode change).
     void end_block() { end_block_ = true; }
@@ -194,6 +199,7 @@ public:
     bus::VmClock& clock;
     const x86::CpuidPolicy& cpuid;
     BlockCache* blocks = nullptr;
+    Observer* observer = nullptr;
     ThunkCache* thunks = nullptr;
     System* system = nullptr;  // exceptions, interrupts, MSRs, local APIC glue (vcpu.cpp)
 

@@ -1,5 +1,7 @@
 #include "engine/interpret/interpreter.h"
 
+#include <utility>
+
 #include "engine/interpret/block_cache.h"
 #include "engine/interpret/core.h"
 #include "engine/interpret/runner.h"
@@ -91,12 +93,54 @@ public:
 
     void forget_code() override { blocks_.clear(); }
 
+    [[nodiscard]] Registers direct() override
+    {
+        return {core_.gpr.data(), &core_.state.rip, &core_.state};
+    }
+    [[nodiscard]] std::uint64_t rflags() const override { return core_.rflags(); }
+    void set_rflags(std::uint64_t value) override { core_.set_rflags(value); }
+    void mode_changed() override { core_.update_mode(); }
+    void flush_translations(bool keep_global) override { core_.drop_translations(keep_global); }
+    bool deliver_fault(const x86::Fault& fault) override
+    {
+        if (shut_down_) return false;
+        shut_down_ = !runner_.deliver_fault(fault);
+        return !shut_down_;
+    }
+    x86::WalkResult walk(std::uint64_t linear, x86::Access access, bool user) override
+    {
+        return MemoryAccess::walk(core_, linear, access, user);
+    }
+    x86::WalkResult probe(std::uint64_t linear, x86::Access access, bool user) override
+    {
+        return MemoryAccess::probe(core_, linear, access, user);
+    }
+    std::optional<x86::Fault> fetch(std::uint64_t linear, std::uint64_t& ram_offset) override;
+
+    void set_observer(Observer* observer) override { core_.observer = observer; }
+    void watch_code(std::uint64_t ram_offset) override { blocks_.watch_for_observer(ram_offset); }
+    void unwatch_code(std::uint64_t ram_offset) override
+    {
+        blocks_.unwatch_for_observer(ram_offset);
+    }
+    [[nodiscard]] bool holds_code(std::uint64_t ram_offset) const override
+    {
+        return blocks_.watched(ram_offset);
+    }
+    void code_changed(std::uint64_t ram_offset, std::uint64_t size) override
+    {
+        blocks_.drop(ram_offset, size);
+    }
+
     Stop execute(std::uint64_t instructions) override
     {
         if (shut_down_) return Stop::exit;
-        const Stop stop = runner_.run(instructions);
-        if (stop == Stop::exit) shut_down_ = std::holds_alternative<ShutdownExit>(core_.exit);
-        return stop;
+        return noting_shutdown(runner_.run(instructions));
+    }
+    Stop step() override
+    {
+        if (shut_down_) return Stop::exit;
+        return noting_shutdown(runner_.run_one());
     }
     [[nodiscard]] const Exit& exit() const override { return core_.exit; }
     void complete_read(std::uint64_t value) override { core_.answer_read(value); }
@@ -145,6 +189,11 @@ public:
     void counters(base::CounterList& list) const override;
 
 private:
+    Stop noting_shutdown(Stop stop)
+    {
+        if (stop == Stop::exit) shut_down_ = std::holds_alternative<ShutdownExit>(core_.exit);
+        return stop;
+    }
     // A triple fault is reported by the next execute().
     void inject(std::uint8_t vector, InterruptKind kind)
     {
@@ -158,6 +207,18 @@ private:
     Runner runner_;
     bool shut_down_ = false;
 };
+
+std::optional<x86::Fault> BlockInterpreter::fetch(std::uint64_t linear, std::uint64_t& ram_offset)
+{
+    static_assert(no_memory == FetchEntry::no_memory);
+    const Fault before = core_.fault;
+    std::uint64_t page = 0;
+    if (!MemoryAccess::fetch_page(core_, linear, page)) {
+        return std::exchange(core_.fault, before);
+    }
+    ram_offset = page == no_memory ? no_memory : page + (linear & base::page_mask);
+    return std::nullopt;
+}
 
 void BlockInterpreter::counters(base::CounterList& list) const
 {

@@ -8,6 +8,8 @@
 #include <optional>
 
 #include "engine/engine.h"
+#include "x86/fault.h"
+#include "x86/page_walk.h"
 
 namespace doppel::engine::interpret {
 
@@ -37,6 +39,36 @@ public:
     virtual void tsc_offset_changed(std::uint64_t offset) noexcept { static_cast<void>(offset); }
 };
 
+// For an engine that runs most instructions itself, over translations and code of its own:
+// what the interpreted instructions mean for those. Called on the vCPU's thread, in the middle
+// of execute(), step() or deliver_*(): the vCPU's state may be read then, not changed.
+class Observer {
+public:
+    virtual ~Observer() = default;
+    // CR0, CR4 or EFER changed the meaning of translations, a task switch loaded CR3, or
+    // set_state() was called: no translation holds any longer; keep_global: but global ones.
+    virtual void tlb_flushed(bool keep_global) noexcept = 0;
+    // INVLPG: the page's translations are gone, global or not.
+    virtual void page_flushed(std::uint64_t linear) noexcept = 0;
+    // MOV to CR3. cr3: as stored, PCID in bits 11:0 when CR4.PCIDE is set. keep: CR4.PCIDE and
+    // bit 63 were set, so that translations of the PCID may be kept; else those of that PCID
+    // (without CR4.PCIDE: all) are gone but for global ones.
+    virtual void address_space_changed(std::uint64_t cr3, bool keep) noexcept = 0;
+    // INVPCID (SDM volume 2): type 0 an address of a PCID, 1 a PCID, both but for global
+    // translations; 2 everything, 3 everything but global translations.
+    virtual void pcid_flushed(unsigned type, std::uint16_t pcid, std::uint64_t linear) noexcept = 0;
+    // The interpreter stored into a page that watch_code() named, or GuestMemory told of a
+    // write to it. ram_offset: of the page. May call watch_code() and unwatch_code(). Nothing
+    // may be translated from the page before the call of the interpreter is over.
+    virtual void code_written(std::uint64_t ram_offset) noexcept = 0;
+    // The interpreter is about to decode code of this page of RAM: from now on it wants to
+    // hear of writes that it does not make itself; see Interpreter::code_changed().
+    virtual void code_decoded(std::uint64_t ram_offset) noexcept
+    {
+        static_cast<void>(ram_offset);
+    }
+};
+
 class Interpreter {
 public:
     static base::Result<std::unique_ptr<Interpreter>> create(memory::GuestMemory& memory,
@@ -50,6 +82,59 @@ public:
     // RAM may have been written without GuestMemory's knowledge: drops all decoded code.
     virtual void forget_code() = 0;
 
+    // ---- sharing the vCPU with another engine -------------------------------------------------
+    // All of it on the vCPU's thread, between calls of execute() and step().
+
+    // The state itself, for as long as the interpreter lives. gpr has 16 registers. `state`
+    // holds everything else, with these exceptions: state->gpr is not used, the status flags
+    // of state->rflags are stale (use rflags() and set_rflags()), state->tsc is not kept.
+    // After changing
+    //  - a segment register, CPL (the DPL of SS), CR0, CR4, EFER, DR7: mode_changed()
+    //  - what translations depend on (CR0, CR3, CR4, EFER): flush_translations() as well
+    struct Registers {
+        std::uint64_t* gpr = nullptr;
+        std::uint64_t* rip = nullptr;
+        x86::CpuState* state = nullptr;
+    };
+    [[nodiscard]] virtual Registers direct() = 0;
+    [[nodiscard]] virtual std::uint64_t rflags() const = 0;
+    // All bits; no mode_changed() is needed.
+    virtual void set_rflags(std::uint64_t value) = 0;
+    virtual void mode_changed() = 0;
+    // The interpreter's own; the observer is not told.
+    virtual void flush_translations(bool keep_global) = 0;
+
+    // Delivers the fault at the current RIP through the guest's IDT; a page fault sets CR2.
+    // False: triple fault, which execute() and step() report as a ShutdownExit from now on.
+    virtual bool deliver_fault(const x86::Fault& fault) = 0;
+
+    // The guest's page tables as they are now, past the TLB: x86::walk() (sets A and D) and
+    // x86::probe() (changes nothing), EFLAGS.AC taken as clear. linear: canonical. user: with
+    // the rights of CPL 3, else of CPL 0.
+    virtual x86::WalkResult walk(std::uint64_t linear, x86::Access access, bool user) = 0;
+    virtual x86::WalkResult probe(std::uint64_t linear, x86::Access access, bool user) = 0;
+
+    static constexpr std::uint64_t no_memory = ~std::uint64_t{0};
+    // Where in RAM the code byte at the linear address lies, for an instruction fetch in the
+    // current mode; no_memory when no memory answers there. The fault otherwise: not
+    // delivered.
+    virtual std::optional<x86::Fault> fetch(std::uint64_t linear, std::uint64_t& ram_offset) = 0;
+
+    // nullptr: nobody. Outlives the interpreter or is taken off.
+    virtual void set_observer(Observer* observer) = 0;
+    // Reports every write to the page of RAM, until unwatch_code(). Costs the page the fast path
+    // for stores.
+    virtual void watch_code(std::uint64_t ram_offset) = 0;
+    virtual void unwatch_code(std::uint64_t ram_offset) = 0;
+    // The page of RAM has decoded or watched code: writes that neither the interpreter nor
+    // GuestMemory sees have to be told by code_changed().
+    [[nodiscard]] virtual bool holds_code(std::uint64_t ram_offset) const = 0;
+    // [ram_offset, ram_offset + size) of RAM was written by somebody else: drops what was
+    // decoded from it. The observer is not told.
+    virtual void code_changed(std::uint64_t ram_offset, std::uint64_t size) = 0;
+
+    // ---- running --------------------------------------------------------------------------------
+
     // Why execute() stopped.
     enum class Stop {
         budget,       // ran as many instructions as asked
@@ -60,6 +145,10 @@ public:
     // Runs up to `instructions` (0: no limit). Delivers faults itself; takes no external
     // interrupts: the caller injects them with deliver_interrupt() when interruptible().
     virtual Stop execute(std::uint64_t instructions) = 0;
+    // As execute(1), and quick. `budget`, too: a fault was delivered, and RIP is the handler's
+    // first instruction, which has not run; or a string instruction did a part of its work and
+    // RIP is still there.
+    virtual Stop step() = 0;
     [[nodiscard]] virtual const Exit& exit() const = 0;
     virtual void complete_read(std::uint64_t value) = 0;
     virtual void request_attention() = 0;  // any thread

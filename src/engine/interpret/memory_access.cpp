@@ -432,6 +432,22 @@ bool MemoryAccess::fetch_page(Core& core, std::uint64_t linear, std::uint64_t& r
     return true;
 }
 
+x86::WalkResult MemoryAccess::walk(Core& core, std::uint64_t linear, Access access,
+                                   bool user) noexcept
+{
+    TableMemory tables{core};
+    return x86::walk(tables, paging_state(core, user ? mmu_user : mmu_supervisor), linear, access,
+                     user);
+}
+
+x86::WalkResult MemoryAccess::probe(Core& core, std::uint64_t linear, Access access,
+                                    bool user) noexcept
+{
+    TableMemory tables{core};
+    return x86::probe(tables, paging_state(core, user ? mmu_user : mmu_supervisor), linear, access,
+                      user);
+}
+
 // ---- flushes ---------------------------------------------------------------------------------------
 
 void MemoryAccess::flush(Core& core, bool keep_global) noexcept

@@ -34,6 +34,12 @@ public:
     // FetchEntry::no_memory. False: fault set.
     static bool fetch_page(Core& core, std::uint64_t linear, std::uint64_t& ram_offset) noexcept;
 
+    // The page tables, past the TLB; supervisor accesses with EFLAGS.AC clear.
+    static x86::WalkResult walk(Core& core, std::uint64_t linear, x86::Access access,
+                                bool user) noexcept;
+    static x86::WalkResult probe(Core& core, std::uint64_t linear, x86::Access access,
+                                 bool user) noexcept;
+
     static void flush(Core& core, bool keep_global) noexcept;
     static void flush_page(Core& core, std::uint64_t linear) noexcept;
     // A page of RAM got its first decoded code: stores to it must be seen from now on.

@@ -13,32 +13,71 @@ constexpr std::uint64_t no_end = ~std::uint64_t{0};
 Runner::Stop Runner::run(std::uint64_t instructions) noexcept
 {
     const std::uint64_t end = instructions == 0 ? no_end : core_.instructions + instructions;
-    system_.environment_refused = false;
-    core_.pending_ = Flow::next;
-    core_.device_cursor_ = 0;
+    begin();
     // An instruction that a device interrupted is finished before anything else happens.
     while (core_.in_device_access()) {
         if (const MaybeStop stop = step()) return *stop;
     }
     for (;;) {
         core_.end_block_ = false;
-        if (core_.attention.load(std::memory_order_acquire)) {
-            core_.attention.store(false, std::memory_order_seq_cst);
-            blocks_.apply_remote_writes();
-            return Stop::attention;
-        }
-        if (core_.state.events.activity != x86::Activity::running) {
-            core_.exit = HaltExit{};
-            return Stop::exit;
-        }
+        if (const MaybeStop stop = look()) return *stop;
         if (core_.instructions >= end) return Stop::budget;
-        if ((core_.state.rflags & core_.interrupt_window) != 0 &&
-            !core_.state.events.interrupt_shadow) {
-            return Stop::attention;
-        }
         const MaybeStop stop = must_step() ? step() : run_blocks(end);
         if (stop) return *stop;
     }
+}
+
+void Runner::begin()
+{
+    system_.environment_refused = false;
+    core_.pending_ = Flow::next;
+    core_.non_canonical_ = false;
+    core_.device_cursor_ = 0;
+}
+
+Runner::Stop Runner::run_one() noexcept
+{
+    begin();
+    core_.end_block_ = false;
+    if (core_.in_device_access()) return step().value_or(Stop::budget);
+    if (const MaybeStop stop = look()) return *stop;
+    if (must_step()) return step().value_or(Stop::budget);
+    Block* block = current_block();
+    if (block == nullptr) {
+        block = find_block(1);
+        if (block == nullptr) return deliver(nullptr).value_or(Stop::budget);
+    }
+    const Op& op = block->ops[0];
+    // First: a string instruction that is interrupted takes its count back.
+    ++core_.instructions;
+    const Flow flow = op.run(core_, op);
+    if (flow == Flow::leave) return Stop::budget;
+    if (flow == Flow::next) [[likely]] {
+        advance(op.length);
+        return Stop::budget;
+    }
+    --core_.instructions;
+    const MaybeStop stop = flow == Flow::fault ? deliver(&op) : stop_for_exit();
+    return stop.value_or(Stop::budget);
+}
+
+// What may stop the vCPU before the next instruction.
+Runner::MaybeStop Runner::look()
+{
+    if (core_.attention.load(std::memory_order_acquire)) {
+        core_.attention.store(false, std::memory_order_seq_cst);
+        blocks_.apply_remote_writes();
+        return Stop::attention;
+    }
+    if (core_.state.events.activity != x86::Activity::running) {
+        core_.exit = HaltExit{};
+        return Stop::exit;
+    }
+    if ((core_.state.rflags & core_.interrupt_window) != 0 &&
+        !core_.state.events.interrupt_shadow) {
+        return Stop::attention;
+    }
+    return std::nullopt;
 }
 
 bool Runner::must_step() const
@@ -121,8 +160,8 @@ Flow Runner::run_ops(const Block& block, std::uint64_t limit, const Op*& last)
 Runner::MaybeStop Runner::run_blocks(std::uint64_t end)
 {
     const Op* last = nullptr;
-    Block* block = blocks_.jump_entry(core_.state.rip);
-    if (block == nullptr || !blocks_.current(*block, core_.state.rip, core_.mode_key)) {
+    Block* block = current_block();
+    if (block == nullptr) {
         const std::uint64_t left = end - core_.instructions;
         block = find_block(static_cast<unsigned>(std::min<std::uint64_t>(left, BlockCache::max_ops)));
         if (block == nullptr) return deliver(nullptr);
@@ -169,8 +208,8 @@ Runner::MaybeStop Runner::step()
     }
     core_.choose_tables();
     core_.stepping = debugging;
-    Block* block = blocks_.jump_entry(core_.state.rip);
-    if (block == nullptr || !blocks_.current(*block, core_.state.rip, core_.mode_key)) {
+    Block* block = current_block();
+    if (block == nullptr) {
         block = find_block(1);
         if (block == nullptr) return deliver(nullptr);
     }
@@ -194,6 +233,13 @@ Runner::MaybeStop Runner::step()
     core_.end_block_ = true;
     if (debugging && system_.debug_trap(tf)) return deliver(nullptr);
     return std::nullopt;
+}
+
+bool Runner::deliver_fault(const Fault& fault) noexcept
+{
+    begin();
+    core_.fault = fault;
+    return !deliver(nullptr).has_value();
 }
 
 Runner::MaybeStop Runner::deliver(const Op* op)

@@ -24,6 +24,10 @@ public:
 
     // As Interpreter::execute().
     Stop run(std::uint64_t instructions) noexcept;
+    // As Interpreter::step().
+    Stop run_one() noexcept;
+    // As Interpreter::deliver_fault().
+    bool deliver_fault(const Fault& fault) noexcept;
 
 private:
     using MaybeStop = std::optional<Stop>;
@@ -36,6 +40,7 @@ private:
     template <Limit limit_kind>
     Flow run_ops(const Block& block, std::uint64_t limit, const Op*& last);
     MaybeStop step();
+    MaybeStop look();
 
     // The block at state.rip; nullptr: core.fault is set.
     Block* find_block(unsigned max_ops);
@@ -45,6 +50,15 @@ private:
         return core_.end_block_ || core_.attention.load(std::memory_order_relaxed) ||
                (core_.state.rflags & core_.interrupt_window) != 0 || must_step();
     }
+    [[nodiscard]] Block* current_block()
+    {
+        const std::uint64_t rip = core_.state.rip;
+        Block* block = blocks_.jump_entry(rip);
+        const bool found = block != nullptr && blocks_.current(*block, rip, core_.mode_key);
+        return found ? block : nullptr;
+    }
+    // Before the first instruction of a call.
+    void begin();
     void advance(std::uint64_t bytes);
     // The instruction at state.rip raised core.fault. Its op if it has one.
     MaybeStop deliver(const Op* op);

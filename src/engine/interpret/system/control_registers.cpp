@@ -273,17 +273,20 @@ Flow write_cr0(Core& core, std::uint64_t value)
 Flow write_cr3(Core& core, std::uint64_t value)
 {
     auto& state = core.state;
+    bool keep = false;
     if (state.long_mode()) {
-        // Bit 63 asks to keep the translations of the PCID; it is not stored, and flushing
-        // all the same is allowed.
-        if ((state.cr4 & cr4::PCIDE) != 0) value &= ~(std::uint64_t{1} << 63);
+        // Bit 63 asks to keep the translations of the PCID; it is not stored.
+        constexpr std::uint64_t keep_bit = std::uint64_t{1} << 63;
+        if ((state.cr4 & cr4::PCIDE) != 0) {
+            keep = (value & keep_bit) != 0;
+            value &= ~keep_bit;
+        }
         if (value >> core.cpuid.physical_address_bits() != 0) return core.raise(Vector::GP);
     } else {
         value &= 0xffffffff;
         if (!pdptes_valid(core, state.cr0, value, state.cr4)) return core.raise(Vector::GP);
     }
-    state.cr3 = value;
-    core.flush_tlb(true);
+    core.change_address_space(value, keep);
     return Flow::next;
 }
 

@@ -153,12 +153,7 @@ Flow invpcid(Core& core, const Op& op) noexcept
     if (type > 3 || (pcid >> 12) != 0) return core.raise(Vector::GP);
     if (type < 2 && no_pcids && pcid != 0) return core.raise(Vector::GP);
     if (type == 0 && !canonical(linear)) return core.raise(Vector::GP);
-    // Translations carry no PCID here: those of others are long gone.
-    if (type == 0) {
-        core.flush_tlb_page(linear);
-    } else {
-        core.flush_tlb(type != 2);
-    }
+    core.flush_pcid(static_cast<unsigned>(type), static_cast<std::uint16_t>(pcid), linear);
     return finish(core, op);
 }
 
