@@ -12,14 +12,17 @@ namespace doppel::engine::translate {
 
 // What a translation depends on besides the bytes and their address. Part of a block's key.
 struct Mode {
-    bool user = false;       // CPL 3, else CPL 0
+    // Addresses as they are, no folding: CPL 3, or supervisor code at low addresses
+    // (`privileged`); else supervisor code at high addresses.
+    bool user = false;
+    bool privileged = false;  // user: the code runs at CPL 0: PUSHF shows IF
     bool access = false;     // supervisor code with EFLAGS.AC set (between STAC and CLAC)
     bool vector = false;     // x87, SSE and AVX instructions may run (CR0.EM, CR0.TS, CR4.OSFXSR,
                              // CR4.OSXSAVE, XCR0 allow all that CPUID shows)
     bool operator==(const Mode&) const = default;
     [[nodiscard]] unsigned key() const
     {
-        return (user ? 1u : 0u) | (access ? 2u : 0u) | (vector ? 4u : 0u);
+        return (user ? 1u : 0u) | (access ? 2u : 0u) | (vector ? 4u : 0u) | (privileged ? 8u : 0u);
     }
 };
 

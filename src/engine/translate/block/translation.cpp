@@ -1,0 +1,63 @@
+#include "engine/translate/block/translation.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+
+#include "engine/translate/emit/code.h"
+#include "engine/translate/lower/instruction.h"
+#include "engine/translate/lower/lower.h"
+
+namespace doppel::engine::translate {
+
+namespace {
+
+constexpr std::size_t most_instructions = 64;
+constexpr std::size_t longest = 15;
+
+struct Decoded {
+    // A copy: guest memory may change between two looks.
+    std::array<std::uint8_t, most_instructions * longest> bytes;
+    std::array<Instruction, most_instructions> instructions;
+    std::size_t count = 0;
+    bool undecodable_follows = false;
+};
+
+void decode_block(const Source& source, const x86::CpuidPolicy& cpuid, Decoded& block)
+{
+    const std::size_t size = std::min(source.bytes.size(), block.bytes.size());
+    std::memcpy(block.bytes.data(), source.bytes.data(), size);
+    std::size_t at = 0;
+    while (block.count < most_instructions && at < size) {
+        Instruction& instruction = block.instructions[block.count] = Instruction{};
+        const auto rest = std::span<const std::uint8_t>{block.bytes}.subspan(at, size - at);
+        if (decode(rest, source.rip + at, source.mode, cpuid, instruction) != Decoding::decoded) {
+            block.undecodable_follows = true;
+            return;
+        }
+        instruction.offset = static_cast<std::uint16_t>(at);
+        at += instruction.length;
+        ++block.count;
+        if (ends_block(instruction.kind)) return;
+    }
+    block.undecodable_follows = size == 0;
+}
+
+}  // namespace
+
+bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSpace& space,
+               std::uint32_t first_site, std::uint64_t common_exit, Translation& result)
+{
+    result.size = result.hot_size = result.guest_bytes = result.count = 0;
+    result.points.clear();
+    result.displaced.clear();
+    result.exits.clear();
+
+    Decoded block;
+    decode_block(source, cpuid, block);
+    Code code{space, source.mode.user};
+    Lowering lowering{source, code, first_site, common_exit, result};
+    return lowering.run(std::span{block.instructions}.first(block.count), block.undecodable_follows);
+}
+
+}  // namespace doppel::engine::translate

@@ -1,0 +1,184 @@
+// Writes host code: a cursor over a CodeSpace and the few instructions translations are made
+// of besides the guest's own. None of them changes flags.
+//
+// Room is checked in steps: `room(n)` first, then at most n bytes. When it fails, the code
+// overflows and nothing more is written.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <limits>
+
+#include "engine/translate/block/translation.h"
+#include "engine/translate/layout.h"
+#include "engine/translate/link/exec_context.h"
+
+namespace doppel::engine::translate {
+
+// General registers by their number in instructions.
+enum Register : std::uint8_t { rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi };
+inline constexpr std::uint8_t no_register = 16;
+inline constexpr std::uint8_t rip_register = 17;
+
+inline bool fits_signed_32(std::uint64_t value)
+{
+    return value + 0x80000000ull <= 0xffffffffull;
+}
+
+class Code {
+public:
+    Code(const CodeSpace& space, bool user)
+        : space_(space), context_(user ? user_context : supervisor_context)
+    {
+    }
+
+    [[nodiscard]] std::uint32_t size() const { return size_; }
+    [[nodiscard]] bool overflow() const { return overflow_; }
+    [[nodiscard]] std::uint64_t address() const { return space_.address + size_; }
+    void roll_back(std::uint32_t size) { size_ = size; }
+
+    bool room(std::size_t bytes)
+    {
+        if (space_.capacity - size_ < bytes) overflow_ = true;
+        return !overflow_;
+    }
+
+    void byte(unsigned value) { space_.write[size_++] = static_cast<std::uint8_t>(value); }
+    void dword(std::uint32_t value) { put(value); }
+    void qword(std::uint64_t value) { put(value); }
+    void bytes(const std::uint8_t* from, std::size_t count)
+    {
+        std::memcpy(space_.write + size_, from, count);
+        size_ += static_cast<std::uint32_t>(count);
+    }
+    // The rel32 at offset `at` leads to offset `to`.
+    void patch(std::uint32_t at, std::uint32_t to)
+    {
+        const std::uint32_t displacement = to - (at + 4);
+        std::memcpy(space_.write + at, &displacement, sizeof displacement);
+    }
+    void patch_byte(std::uint32_t at, std::uint32_t to)
+    {
+        space_.write[at] = static_cast<std::uint8_t>(to - (at + 1));
+    }
+
+    void load_immediate(unsigned reg, std::uint64_t value)
+    {
+        if (value <= 0xffffffff) {
+            if (reg >= 8) byte(0x41);
+            byte(0xb8 | (reg & 7));
+            dword(static_cast<std::uint32_t>(value));
+        } else if (fits_signed_32(value)) {
+            byte(0x48 | (reg >> 3));
+            byte(0xc7);
+            byte(0xc0 | (reg & 7));
+            dword(static_cast<std::uint32_t>(value));
+        } else {
+            byte(0x48 | (reg >> 3));
+            byte(0xb8 | (reg & 7));
+            qword(value);
+        }
+    }
+    void move(unsigned to, unsigned from)
+    {
+        byte(0x48 | (from >> 3 << 2) | (to >> 3));
+        byte(0x89);
+        byte(0xc0 | ((from & 7) << 3) | (to & 7));
+    }
+    // 64-bit moves between a register and ExecContext.
+    void save(unsigned reg, int context_offset) { context_move(0x89, reg, context_offset); }
+    void load(unsigned reg, int context_offset) { context_move(0x8b, reg, context_offset); }
+    static int slot(unsigned index) { return context_offset::slot + static_cast<int>(8 * index); }
+
+    void store_byte(int context_offset, unsigned value)
+    {
+        byte(0xc6);
+        byte(0x05);
+        context_operand(context_offset, 1);
+        byte(value);
+    }
+    void store_dword(int context_offset, std::uint32_t value)
+    {
+        byte(0xc7);
+        byte(0x05);
+        context_operand(context_offset, 4);
+        dword(value);
+    }
+    // [rip + ...], the instruction ending `trailing` bytes behind the displacement.
+    void rip_operand(std::uint64_t target, unsigned trailing)
+    {
+        dword(static_cast<std::uint32_t>(target - (address() + 4 + trailing)));
+    }
+    void context_operand(int context_offset, unsigned trailing)
+    {
+        rip_operand(context_ + static_cast<std::uint64_t>(context_offset), trailing);
+    }
+
+    // lea to, [base + index + displacement]; index is not RSP.
+    void add_addresses(unsigned to, unsigned base, unsigned index, std::int32_t displacement = 0)
+    {
+        byte(0x48 | (to >> 3 << 2) | (index >> 3 << 1) | (base >> 3));
+        byte(0x8d);
+        const bool none = displacement == 0 && (base & 7) != rbp;
+        const bool small = displacement >= -128 && displacement <= 127;
+        byte((none ? 0u : small ? 0x40u : 0x80u) | ((to & 7) << 3) | 4);
+        byte(((index & 7) << 3) | (base & 7));
+        displace(none, small, displacement);
+    }
+    // lea to, [base + displacement].
+    void add_constant(unsigned to, unsigned base, std::int32_t displacement)
+    {
+        byte(0x48 | (to >> 3 << 2) | (base >> 3));
+        byte(0x8d);
+        const bool none = displacement == 0 && (base & 7) != rbp;
+        const bool small = displacement >= -128 && displacement <= 127;
+        byte((none ? 0u : small ? 0x40u : 0x80u) | ((to & 7) << 3) | (base & 7));
+        if ((base & 7) == rsp) byte(0x24);
+        displace(none, small, displacement);
+    }
+
+    // jmp rel32 to a host address.
+    void jump(std::uint64_t target)
+    {
+        byte(0xe9);
+        rip_operand(target, 0);
+    }
+    // jmp rel32 whose displacement is patched later: returns its offset.
+    std::uint32_t jump_later()
+    {
+        byte(0xe9);
+        dword(0);
+        return size_ - 4;
+    }
+
+private:
+    template <typename T>
+    void put(T value)
+    {
+        std::memcpy(space_.write + size_, &value, sizeof value);
+        size_ += static_cast<std::uint32_t>(sizeof value);
+    }
+    void context_move(unsigned opcode, unsigned reg, int context_offset)
+    {
+        byte(0x48 | (reg >> 3 << 2));
+        byte(opcode);
+        byte(((reg & 7) << 3) | 5);
+        context_operand(context_offset, 0);
+    }
+    void displace(bool none, bool small, std::int32_t displacement)
+    {
+        if (none) return;
+        if (small) {
+            byte(static_cast<std::uint8_t>(displacement));
+        } else {
+            dword(static_cast<std::uint32_t>(displacement));
+        }
+    }
+
+    CodeSpace space_;
+    std::uint64_t context_;
+    std::uint32_t size_ = 0;
+    bool overflow_ = false;
+};
+
+}  // namespace doppel::engine::translate

@@ -1,0 +1,109 @@
+// Turns the decoded instructions of one block into host code. One member function per family
+// of instructions; each writes a whole guest instruction or says that it cannot, which makes
+// the instruction an `interpret` exit.
+//
+// A guest instruction's host code keeps guest state recoverable wherever it can fault: the
+// registers as Translation::displaced says, RSP and flags as before the instruction.
+#pragma once
+
+#include <array>
+#include <span>
+
+#include "engine/translate/emit/code.h"
+#include "engine/translate/emit/rewrite.h"
+#include "engine/translate/lower/instruction.h"
+
+namespace doppel::engine::translate {
+
+class Lowering {
+public:
+    Lowering(const Source& source, Code& code, std::uint32_t first_site, std::uint64_t common_exit,
+             Translation& result);
+
+    // Everything: hot part, then cold part. False: out of room.
+    bool run(std::span<const Instruction> instructions, bool undecodable_follows);
+
+private:
+    // Something behind the hot part that a jump leads to.
+    struct Cold {
+        enum class Kind : std::uint8_t { stub, far_jump, literal } kind;
+        std::uint32_t patch;   // offset of the rel32 that leads there
+        std::uint32_t exit;    // stub: index
+        std::uint64_t value;   // far_jump: guest RIP; literal
+    };
+    // A register borrowed for one guest instruction.
+    struct Borrowed {
+        std::uint8_t reg = no_register;
+        std::uint8_t slot = 0;
+        bool spilled = false;
+        std::uint32_t displaced_from = 0;
+    };
+    struct Mark {
+        std::uint32_t size;
+        std::size_t points, displaced, exits, cold;
+    };
+    enum class Outcome : std::uint8_t { lowered, ended, failed };
+
+    // lowering.cpp
+    Outcome lower(std::span<const Instruction> rest);
+    void emit_cold();
+    [[nodiscard]] Mark mark() const;
+    void roll_back(const Mark& mark);
+    void point(std::uint32_t guest);
+    [[nodiscard]] std::uint64_t rip_of(const Instruction& instruction) const;
+    [[nodiscard]] std::uint64_t rip_behind(const Instruction& instruction) const;
+    void check_pending(std::uint64_t target);
+
+    // exits.cpp
+    void leave(ExitKind kind, std::uint64_t target);
+    void go_to(std::uint64_t target, const Mode& mode);
+    void jump_to_cold(Cold::Kind kind, std::uint32_t patch, std::uint64_t value);
+    void link_later(std::uint32_t patch, std::uint64_t target, const Mode& mode);
+    void stub(std::uint32_t site_index);
+    void far_jump(std::uint64_t target);
+    [[nodiscard]] bool linkable(std::uint64_t target) const;
+
+    // memory.cpp
+    bool plain(std::span<const Instruction> rest);
+    bool lea(const Instruction& instruction);
+    bool string(const Instruction& instruction);
+    bool with_address(std::span<const Instruction> rest, Rewrite rewrite);
+    // The segment prefix and addressing mode of the memory operand; false: the interpreter's.
+    bool place_operand(const Instruction& instruction, Rewrite& rewrite) const;
+    Borrowed borrow(std::uint32_t used, unsigned nth);
+    void borrowed_changes(Borrowed& borrowed);
+    void give_back(const Borrowed& borrowed);
+    void displaced(std::uint32_t from, std::uint8_t reg, Displaced::Where where, std::uint8_t slot);
+
+    // stack_pointer.cpp: RSP as an operand of supervisor code
+    bool stack_pointer(std::span<const Instruction> rest);
+    bool renamed_stack_pointer(const Instruction& instruction);
+    bool adjust_with_flags(const Instruction& instruction);
+    bool lea_stack_pointer(const Instruction& instruction);
+    bool leave_frame(const Instruction& instruction);
+
+    // branch.cpp
+    bool push_return(const Instruction& instruction);
+    bool conditional(const Instruction& instruction);
+    bool loop(const Instruction& instruction);
+    bool indirect(const Instruction& instruction);
+    bool ret(const Instruction& instruction);
+    void save_for_indirect();
+    void dispatch(std::uint32_t rcx_from);
+
+    // system.cpp
+    bool push_flags(const Instruction& instruction);
+    void read_tsc();
+    void change_access(std::int32_t difference);
+
+    const Source& source_;
+    Code& code_;
+    std::uint32_t first_site_;
+    std::uint64_t common_exit_;
+    Translation& result_;
+    bool user_;
+    std::array<Cold, 80> cold_;
+    std::size_t cold_count_ = 0;
+};
+
+}  // namespace doppel::engine::translate

@@ -1,0 +1,189 @@
+#include "engine/translate/lower/lower.h"
+
+namespace doppel::engine::translate {
+
+namespace {
+
+constexpr std::size_t room_for_one = 256;    // host code of one guest instruction
+constexpr std::size_t room_for_cold = 48;    // one piece of the cold part
+
+ExitKind exit_kind(Kind kind)
+{
+    switch (kind) {
+    case Kind::syscall: return ExitKind::syscall;
+    case Kind::sysret: return ExitKind::sysret;
+    case Kind::iret: return ExitKind::iret;
+    case Kind::swapgs: return ExitKind::swapgs;
+    default: return ExitKind::interpret;
+    }
+}
+
+}  // namespace
+
+Lowering::Lowering(const Source& source, Code& code, std::uint32_t first_site,
+                   std::uint64_t common_exit, Translation& result)
+    : source_(source), code_(code), first_site_(first_site), common_exit_(common_exit),
+      result_(result), user_(source.mode.user)
+{
+}
+
+bool Lowering::run(std::span<const Instruction> instructions, bool undecodable_follows)
+{
+    std::uint32_t done = 0;       // bytes
+    Mark shadow_mark{};           // before the STI whose shadow the next instruction is in
+    const Instruction* shadow = nullptr;
+    bool ended = false;
+
+    const auto end_with = [&](const Instruction& instruction, ExitKind kind) {
+        point(instruction.offset);
+        leave(kind, rip_of(instruction));
+        done = instruction.offset + std::uint32_t{instruction.length};
+        ended = true;
+    };
+
+    for (std::size_t i = 0; i < instructions.size() && !ended; ++i) {
+        if (!code_.room(room_for_one)) return false;
+        const Instruction& instruction = instructions[i];
+        const Mark before = mark();
+        point(instruction.offset);
+        const Outcome outcome = lower(instructions.subspan(i));
+        if (shadow != nullptr && outcome != Outcome::lowered) {
+            // What follows STI must run before an interrupt is taken, and it is not here.
+            roll_back(shadow_mark);
+            --result_.count;
+            end_with(*shadow, ExitKind::interpret);
+            break;
+        }
+        if (outcome == Outcome::failed) {
+            roll_back(before);
+            end_with(instruction, exit_kind(instruction.kind));
+            break;
+        }
+        ++result_.count;
+        done = instruction.offset + std::uint32_t{instruction.length};
+        ended = outcome == Outcome::ended;
+        if (shadow != nullptr && instruction.kind != Kind::cli) {
+            point(done);
+            check_pending(rip_behind(instruction));
+        }
+        shadow = instruction.kind == Kind::sti ? &instruction : nullptr;
+        if (shadow != nullptr) shadow_mark = before;
+    }
+    if (!ended && shadow != nullptr) {
+        if (!code_.room(room_for_one)) return false;
+        roll_back(shadow_mark);
+        --result_.count;
+        end_with(*shadow, ExitKind::interpret);
+    }
+    if (!ended) {
+        if (!code_.room(room_for_one)) return false;
+        point(done);
+        if (undecodable_follows) {
+            leave(ExitKind::interpret, source_.rip + done);
+        } else {
+            go_to(source_.rip + done, source_.mode);
+        }
+    }
+    result_.guest_bytes = done;
+    result_.hot_size = code_.size();
+    emit_cold();
+    result_.size = code_.size();
+    return !code_.overflow();
+}
+
+Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
+{
+    const Instruction& instruction = rest.front();
+    const auto lowered = [](bool done) { return done ? Outcome::lowered : Outcome::failed; };
+    const auto ended = [](bool done) { return done ? Outcome::ended : Outcome::failed; };
+    switch (instruction.kind) {
+    case Kind::plain: return lowered(plain(rest));
+    case Kind::nothing: return Outcome::lowered;
+    case Kind::lea: return lowered(lea(instruction));
+    case Kind::string: return lowered(string(instruction));
+    case Kind::pushf: return lowered(push_flags(instruction));
+    case Kind::leave: return lowered(leave_frame(instruction));
+    case Kind::cli:
+        code_.store_byte(context_offset::system_flags + 1, 0);
+        return Outcome::lowered;
+    case Kind::sti:
+        code_.store_byte(context_offset::system_flags + 1, 2);
+        return Outcome::lowered;
+    case Kind::stac: case Kind::clac: {
+        const bool access = instruction.kind == Kind::stac;
+        if (access == source_.mode.access) return Outcome::lowered;
+        change_access(access ? 4 : -4);
+        Mode mode = source_.mode;
+        mode.access = access;
+        go_to(rip_behind(instruction), mode);
+        return Outcome::ended;
+    }
+    case Kind::rdtsc: read_tsc(); return Outcome::lowered;
+    case Kind::jump:
+        go_to(instruction.immediate, source_.mode);
+        return Outcome::ended;
+    case Kind::call:
+        if (!push_return(instruction)) return Outcome::failed;
+        go_to(instruction.immediate, source_.mode);
+        return Outcome::ended;
+    case Kind::conditional: return ended(conditional(instruction));
+    case Kind::loop: return ended(loop(instruction));
+    case Kind::jump_indirect: case Kind::call_indirect: return ended(indirect(instruction));
+    case Kind::ret: return ended(ret(instruction));
+    case Kind::interpret: case Kind::syscall: case Kind::sysret: case Kind::iret: case Kind::swapgs:
+        return Outcome::failed;
+    }
+    return Outcome::failed;
+}
+
+void Lowering::emit_cold()
+{
+    for (std::size_t i = 0; i < cold_count_; ++i) {
+        if (!code_.room(room_for_cold)) return;
+        const Cold& cold = cold_[i];
+        code_.patch(cold.patch, code_.size());
+        switch (cold.kind) {
+        case Cold::Kind::stub: stub(cold.exit); break;
+        case Cold::Kind::far_jump: far_jump(cold.value); break;
+        case Cold::Kind::literal: code_.qword(cold.value); break;
+        }
+    }
+}
+
+Lowering::Mark Lowering::mark() const
+{
+    return {code_.size(), result_.points.size(), result_.displaced.size(), result_.exits.size(),
+            cold_count_};
+}
+
+void Lowering::roll_back(const Mark& mark)
+{
+    code_.roll_back(mark.size);
+    result_.points.resize(mark.points);
+    result_.displaced.resize(mark.displaced);
+    result_.exits.resize(mark.exits);
+    cold_count_ = mark.cold;
+}
+
+// Of several boundaries at one host offset (a NOP has no code) the last counts.
+void Lowering::point(std::uint32_t guest)
+{
+    const auto offset = static_cast<std::uint16_t>(guest);
+    if (!result_.points.empty() && result_.points.back().host == code_.size()) {
+        result_.points.back().guest = offset;
+    } else {
+        result_.points.push_back({code_.size(), offset});
+    }
+}
+
+std::uint64_t Lowering::rip_of(const Instruction& instruction) const
+{
+    return source_.rip + instruction.offset;
+}
+
+std::uint64_t Lowering::rip_behind(const Instruction& instruction) const
+{
+    return rip_of(instruction) + instruction.length;
+}
+
+}  // namespace doppel::engine::translate

@@ -1,0 +1,178 @@
+// Instructions that are copied, with their memory operand where guest memory is.
+#include "engine/translate/lower/liveness.h"
+#include "engine/translate/lower/lower.h"
+
+namespace doppel::engine::translate {
+
+namespace {
+
+constexpr std::uint8_t narrow_candidates[] = {rdx, rcx, rax, rsi, rdi, rbx};
+constexpr std::uint8_t wide_candidates[] = {rdx, rcx, rax, rsi, rdi, rbx, 8, 9, 10, 11, 14, 15};
+
+bool is_prefetch(const Instruction& instruction)
+{
+    switch (instruction.mnemonic) {
+    case ZYDIS_MNEMONIC_PREFETCH: case ZYDIS_MNEMONIC_PREFETCHW: case ZYDIS_MNEMONIC_PREFETCHT0:
+    case ZYDIS_MNEMONIC_PREFETCHT1: case ZYDIS_MNEMONIC_PREFETCHT2:
+    case ZYDIS_MNEMONIC_PREFETCHNTA:
+        return true;
+    default:
+        return false;
+    }
+}
+
+std::uint8_t first_of(std::uint32_t registers, const Instruction& instruction)
+{
+    const auto candidates = wide_base(instruction) ? std::span<const std::uint8_t>{wide_candidates}
+                                                   : std::span<const std::uint8_t>{narrow_candidates};
+    for (const std::uint8_t reg : candidates) {
+        if (((registers >> reg) & 1) != 0) return reg;
+    }
+    return no_register;
+}
+
+}  // namespace
+
+void Lowering::displaced(std::uint32_t from, std::uint8_t reg, Displaced::Where where,
+                         std::uint8_t slot)
+{
+    if (from != code_.size()) result_.displaced.push_back({from, code_.size(), reg, where, slot});
+}
+
+// The nth register borrowed at the same time. None is in `used`.
+Lowering::Borrowed Lowering::borrow(std::uint32_t used, unsigned nth)
+{
+    Borrowed borrowed;
+    for (const std::uint8_t reg : narrow_candidates) {
+        if (((used >> reg) & 1) != 0) continue;
+        borrowed.reg = reg;
+        borrowed.slot = static_cast<std::uint8_t>(reg <= rdx ? reg : 3 + nth);
+        borrowed.spilled = true;
+        code_.save(reg, Code::slot(borrowed.slot));
+        break;
+    }
+    return borrowed;
+}
+
+// To be called behind the first host instruction that changes it.
+void Lowering::borrowed_changes(Borrowed& borrowed)
+{
+    borrowed.displaced_from = code_.size();
+}
+
+void Lowering::give_back(const Borrowed& borrowed)
+{
+    if (!borrowed.spilled) return;
+    code_.load(borrowed.reg, Code::slot(borrowed.slot));
+    displaced(borrowed.displaced_from, borrowed.reg, Displaced::Where::slot, borrowed.slot);
+}
+
+bool Lowering::place_operand(const Instruction& instruction, Rewrite& rewrite) const
+{
+    if (user_) {
+        rewrite.segment = instruction.segment;
+    } else {
+        if (instruction.far_index) return false;
+        if (instruction.base == rsp) {
+            // Already folded; FS and GS would add their base to the fold.
+            if (instruction.segment != Segment::none) return false;
+        } else {
+            if (source_.mode.access && !is_prefetch(instruction)) return false;
+            switch (instruction.segment) {
+            case Segment::none: rewrite.segment = Segment::gs; break;
+            case Segment::gs: rewrite.segment = Segment::fs; break;
+            case Segment::fs: return false;
+            }
+        }
+    }
+    if (instruction.base == rip_register && fits_signed_32(instruction.address)) {
+        rewrite.address = Rewrite::Address::absolute;
+    }
+    return true;
+}
+
+bool Lowering::plain(std::span<const Instruction> rest)
+{
+    const Instruction& instruction = rest.front();
+    if (!user_ && instruction.rsp_operand) return stack_pointer(rest);
+    Rewrite rewrite;
+    if (instruction.memory) {
+        if (!place_operand(instruction, rewrite)) return false;
+    } else if (user_) {
+        // Implicit operands obey the prefix too.
+        rewrite.segment = instruction.segment;
+    }
+    return with_address(rest, rewrite);
+}
+
+// Copies the instruction; an address relative to RIP that is out of reach goes into a register.
+bool Lowering::with_address(std::span<const Instruction> rest, Rewrite rewrite)
+{
+    const Instruction& instruction = rest.front();
+    if (instruction.base != rip_register || rewrite.address != Rewrite::Address::same) {
+        return copy(instruction, rewrite, code_);
+    }
+    rewrite.address = Rewrite::Address::based;
+    // A register that the guest no longer needs: what it holds is seen by nobody but a handler
+    // of a fault in between.
+    rewrite.base = user_ ? first_of(dead_registers(rest), instruction) : no_register;
+    if (rewrite.base != no_register) {
+        code_.load_immediate(rewrite.base, instruction.address);
+        return copy(instruction, rewrite, code_);
+    }
+    Borrowed borrowed = borrow(unsigned{instruction.reads} | instruction.overwrites, 0);
+    if (borrowed.reg == no_register) return false;
+    rewrite.base = borrowed.reg;
+    code_.load_immediate(borrowed.reg, instruction.address);
+    borrowed_changes(borrowed);
+    if (!copy(instruction, rewrite, code_)) return false;
+    give_back(borrowed);
+    return true;
+}
+
+bool Lowering::lea(const Instruction& instruction)
+{
+    const unsigned to = instruction.modrm_reg();
+    if (!user_ && (instruction.rsp_operand || instruction.base == rsp)) {
+        return lea_stack_pointer(instruction);
+    }
+    if (instruction.base != rip_register) return copy(instruction, {}, code_);
+    if (instruction.operand_width == 16) return false;
+    const bool wide = instruction.operand_width == 64;
+    code_.load_immediate(to, wide ? instruction.address : instruction.address & 0xffffffff);
+    return true;
+}
+
+// Supervisor code: a segment prefix folds the source at RSI, nothing but arithmetic the
+// destination at RDI.
+bool Lowering::string(const Instruction& instruction)
+{
+    Rewrite rewrite;
+    if (user_) {
+        rewrite.segment = instruction.segment;
+        return copy(instruction, rewrite, code_);
+    }
+    if (source_.mode.access || instruction.segment == Segment::fs) return false;
+    if (instruction.uses(rsi)) {
+        rewrite.segment = instruction.segment == Segment::gs ? Segment::fs : Segment::gs;
+    }
+    if (!instruction.uses(rdi)) return copy(instruction, rewrite, code_);
+
+    Borrowed borrowed;
+    borrowed.reg = rdx;
+    borrowed.slot = 2;
+    borrowed.spilled = true;
+    code_.save(rdx, Code::slot(2));
+    code_.load_immediate(rdx, fold);
+    borrowed_changes(borrowed);
+    code_.add_addresses(rdi, rdi, rdx);
+    const std::uint32_t folded_from = code_.size();
+    if (!copy(instruction, rewrite, code_)) return false;
+    code_.load_immediate(rdx, 0 - fold);
+    code_.add_addresses(rdi, rdi, rdx);
+    displaced(folded_from, rdi, Displaced::Where::folded, 0);
+    give_back(borrowed);
+    return true;
+}
+
+}  // namespace doppel::engine::translate

@@ -1,0 +1,80 @@
+// Privileged and processor-state instructions that need no exit.
+#include "engine/translate/lower/lower.h"
+
+namespace doppel::engine::translate {
+
+// The host's PUSHFQ has the guest's status bits and DF, IF and bit 1 set and all else clear.
+bool Lowering::push_flags(const Instruction& instruction)
+{
+    constexpr std::int32_t host_system_flags = 0x202;
+    if (!copy(instruction, {}, code_)) return false;
+    if (user_) return true;
+    code_.save(rax, Code::slot(0));
+    code_.save(rcx, Code::slot(1));
+    const std::uint8_t load_flags[] = {0x48, 0x8b, 0x04, 0x24};   // mov rax, [rsp]
+    const std::uint8_t store_flags[] = {0x48, 0x89, 0x04, 0x24};  // mov [rsp], rax
+    code_.bytes(load_flags, sizeof load_flags);
+    const std::uint32_t rax_from = code_.size();
+    code_.load(rcx, context_offset::system_flags);
+    const std::uint32_t rcx_from = code_.size();
+    code_.add_addresses(rax, rax, rcx, -host_system_flags);
+    code_.bytes(store_flags, sizeof store_flags);
+    code_.load(rax, Code::slot(0));
+    displaced(rax_from, rax, Displaced::Where::slot, 0);
+    code_.load(rcx, Code::slot(1));
+    displaced(rcx_from, rcx, Displaced::Where::slot, 1);
+    return true;
+}
+
+void Lowering::read_tsc()
+{
+    const std::uint8_t join[] = {
+        0x0f, 0x31,                          // rdtsc
+        0xc4, 0xe3, 0xfb, 0xf0, 0xd2, 0x20,  // rorx rdx, rdx, 32
+        0x48, 0x8d, 0x04, 0x10,              // lea rax, [rax + rdx]
+    };
+    const std::uint8_t split[] = {
+        0x48, 0x8d, 0x04, 0x10,              // lea rax, [rax + rdx]
+        0xc4, 0xe3, 0xfb, 0xf0, 0xd0, 0x20,  // rorx rdx, rax, 32
+        0x89, 0xd2,                          // mov edx, edx
+        0x89, 0xc0,                          // mov eax, eax
+    };
+    code_.bytes(join, sizeof join);
+    code_.load(rdx, context_offset::tsc_offset);
+    code_.bytes(split, sizeof split);
+}
+
+// EFLAGS.AC is bit 2 of this byte, and known: adding and subtracting leaves the others alone.
+void Lowering::change_access(std::int32_t difference)
+{
+    code_.save(rax, Code::slot(0));
+    code_.load(rax, context_offset::system_flags);
+    const std::uint32_t from = code_.size();
+    code_.add_constant(rax, rax, difference * 0x10000);
+    code_.save(rax, context_offset::system_flags);
+    code_.load(rax, Code::slot(0));
+    displaced(from, rax, Displaced::Where::slot, 0);
+}
+
+// Leaves when an interrupt waits; flags and registers as they are.
+void Lowering::check_pending(std::uint64_t target)
+{
+    code_.save(rcx, Code::slot(1));
+    code_.byte(0x8b);  // mov ecx, [pending]
+    code_.byte(0x0d);
+    code_.context_operand(context_offset::pending, 0);
+    const std::uint32_t from = code_.size();
+    code_.byte(0xe3);  // jrcxz
+    code_.byte(0);
+    const std::uint32_t patch = code_.size() - 1;
+    code_.load(rcx, Code::slot(1));
+    const std::uint32_t jump = code_.jump_later();
+    const auto index = static_cast<std::uint32_t>(result_.exits.size());
+    result_.exits.push_back({ExitKind::interrupt, source_.mode, target, 0, 0});
+    cold_[cold_count_++] = {Cold::Kind::stub, jump, index, 0};
+    code_.patch_byte(patch, code_.size());
+    code_.load(rcx, Code::slot(1));
+    displaced(from, rcx, Displaced::Where::slot, 1);
+}
+
+}  // namespace doppel::engine::translate
