@@ -50,13 +50,15 @@ struct alignas(64) ExecContext {
     std::uint64_t engine_fs;
     // 0x120: guest RIP that an indirect branch went to without finding an entry.
     std::uint64_t target;
-    std::uint64_t reserved[3];
+    // 0x128: worker: a kick came since the engine last looked; entering is then cancelled.
+    std::uint32_t kicked;
+    std::uint32_t reserved[5];
 };
 
 namespace context_offset {
 inline constexpr int gpr = 0x00, flags = 0x80, host_rip = 0x88, slot = 0x90, system_flags = 0xd0,
     exit = 0xd8, pending = 0xdc, tsc_offset = 0xe0, fs_base = 0xe8, gs_base = 0xf0, trap = 0xf8,
-    error = 0x100, address = 0x108, engine_rsp = 0x110, engine_fs = 0x118, target = 0x120;
+    error = 0x100, address = 0x108, engine_rsp = 0x110, engine_fs = 0x118, target = 0x120, kicked = 0x128;
 }
 static_assert(offsetof(ExecContext, flags) == context_offset::flags);
 static_assert(offsetof(ExecContext, slot) == context_offset::slot);
@@ -67,5 +69,6 @@ static_assert(offsetof(ExecContext, tsc_offset) == context_offset::tsc_offset);
 static_assert(offsetof(ExecContext, trap) == context_offset::trap);
 static_assert(offsetof(ExecContext, engine_rsp) == context_offset::engine_rsp);
 static_assert(offsetof(ExecContext, target) == context_offset::target);
+static_assert(offsetof(ExecContext, kicked) == context_offset::kicked);
 
 }  // namespace doppel::engine::translate

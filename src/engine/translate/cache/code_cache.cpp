@@ -1,0 +1,289 @@
+#include "engine/translate/cache/code_cache.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/address.h"
+#include "base/assert.h"
+#include "engine/translate/layout.h"
+#include "engine/translate/link/exec_context.h"
+
+namespace doppel::engine::translate {
+
+namespace {
+
+// What a block may need at most: 64 instructions, each with its exit.
+constexpr std::uint64_t block_max = 32 * 1024;
+constexpr std::uint64_t entry_max = 64;
+constexpr std::uint64_t code_align = 16;
+
+std::uint64_t page_of(std::uint64_t address) { return address & ~base::page_mask; }
+
+}  // namespace
+
+CodeCache::CodeCache(const Config& config, const x86::CpuidPolicy& cpuid)
+    : config_(config), cpuid_(cpuid)
+{
+    write_head();
+    const std::uint64_t each = (config.size - head_size_) / regions & ~(code_align - 1);
+    for (unsigned i = 0; i < regions; ++i) {
+        Region& region = regions_[i];
+        region.begin = head_size_ + i * each;
+        region.size = each;
+    }
+}
+
+// The code that empty table entries lead to.
+void CodeCache::write_head()
+{
+    const CodeSpace head{config_.write, config_.address, base::page_size};
+    const std::uint32_t size = emit_miss(head, config_.user, config_.common_exit);
+    ASSERT(size != 0);
+    head_size_ = base::page_size;
+}
+
+void CodeCache::add_targets(std::uint64_t* table)
+{
+    tables_.push_back(table);
+    clear_targets(table);
+}
+
+void CodeCache::clear_targets(std::uint64_t* table) const
+{
+    std::fill_n(table, target_count, miss());
+}
+
+void CodeCache::clear_targets(std::uint64_t* table, std::uint64_t linear_page)
+{
+    // A table index is the low 16 bits of RIP: those of one page are neighbours.
+    std::fill_n(table + (linear_page & 0xf000), base::page_size, miss());
+}
+
+// ---- lookup ------------------------------------------------------------------------------------
+
+std::size_t CodeCache::key(std::uint64_t ram_offset, std::uint64_t rip, Mode mode)
+{
+    return (ram_offset * 0x9e3779b97f4a7c15) ^ (rip >> 12) * 0xff51afd7ed558ccd ^ mode.key();
+}
+
+Block* CodeCache::find(std::uint64_t ram_offset, std::uint64_t rip, Mode mode) const
+{
+    const auto [first, last] = index_.equal_range(key(ram_offset, rip, mode));
+    for (auto at = first; at != last; ++at) {
+        Block& block = *at->second;
+        if (block.ram_offset == ram_offset && block.rip == rip && block.mode == mode) return &block;
+    }
+    return nullptr;
+}
+
+Site CodeCache::site(std::uint32_t number) const
+{
+    const std::uint32_t region = number >> site_region_shift;
+    const std::uint32_t index = number & ((1u << site_region_shift) - 1);
+    if (region >= regions || index < first_exit_site) return {};
+    const auto& sites = regions_[region].sites;
+    if (index - first_exit_site >= sites.size()) return {};
+    Block* block = sites[index - first_exit_site];
+    if (block == nullptr || number - block->first_site >= block->exits.size()) return {};
+    return {block, &block->exits[number - block->first_site]};
+}
+
+Block* CodeCache::block_at(std::uint64_t host) const
+{
+    if (!contains(host)) return nullptr;
+    for (const Region& region : regions_) {
+        if (host - config_.address - region.begin >= region.used) continue;
+        auto at = std::upper_bound(region.blocks.begin(), region.blocks.end(), host,
+                                   [](std::uint64_t value, const auto& block) { return value < block->host; });
+        if (at == region.blocks.begin()) return nullptr;
+        Block& block = **std::prev(at);
+        return host - block.host < block.size ? &block : nullptr;
+    }
+    return nullptr;
+}
+
+// ---- adding --------------------------------------------------------------------------------------
+
+void CodeCache::next_region()
+{
+    current_ = (current_ + 1) % regions;
+    empty(regions_[current_]);
+}
+
+CodeSpace CodeCache::space(std::uint64_t need)
+{
+    if (regions_[current_].size - regions_[current_].used < need) next_region();
+    Region& region = regions_[current_];
+    const std::uint64_t at = region.begin + region.used;
+    return {config_.write + at, config_.address + at, region.size - region.used};
+}
+
+Block& CodeCache::add(const Source& source, std::uint64_t ram_offset)
+{
+    if (regions_[current_].sites.size() + 1024 >= (1u << site_region_shift)) next_region();
+    const CodeSpace where = space(block_max);
+    Region& region = regions_[current_];
+    const auto first_site = static_cast<std::uint32_t>((current_ << site_region_shift) +
+                                                       region.sites.size() + first_exit_site);
+    const bool fits = translate(source, cpuid_, where, first_site, config_.common_exit, scratch_);
+    ASSERT(fits && scratch_.size <= where.capacity);
+
+    auto owned = std::make_unique<Block>();
+    Block& block = *owned;
+    block.rip = source.rip;
+    block.ram_offset = ram_offset;
+    block.guest_bytes = scratch_.guest_bytes;
+    block.guest_count = static_cast<std::uint16_t>(scratch_.count);
+    block.mode = source.mode;
+    block.host = where.address;
+    block.size = scratch_.size;
+    block.first_site = first_site;
+    block.points = scratch_.points;
+    block.displaced = scratch_.displaced;
+    block.exits = scratch_.exits;
+    region.sites.insert(region.sites.end(), block.exits.size(), &block);
+    region.used += (scratch_.size + code_align - 1) & ~(code_align - 1);
+    region.blocks.push_back(std::move(owned));
+    index_.emplace(key(ram_offset, source.rip, source.mode), &block);
+    pages_[page_of(ram_offset)].push_back(&block);
+    ++counters_.blocks;
+    counters_.guest_instructions += scratch_.count;
+    counters_.host_bytes += scratch_.size;
+    return block;
+}
+
+// ---- links -----------------------------------------------------------------------------------------
+
+void CodeCache::patch(const Block& block, const Exit& exit, std::uint64_t to)
+{
+    const std::uint64_t from = block.host + exit.patch + 4;
+    const auto displacement = static_cast<std::int32_t>(static_cast<std::int64_t>(to - from));
+    std::memcpy(config_.write + (block.host - config_.address) + exit.patch, &displacement,
+                sizeof displacement);
+}
+
+void CodeCache::link(const Site& from, Block& to)
+{
+    if (from.exit->patch == 0 || from.block->dropped || to.dropped) return;
+    const auto number = from.block->first_site +
+                        static_cast<std::uint32_t>(from.exit - from.block->exits.data());
+    patch(*from.block, *from.exit, to.host);
+    to.incoming.push_back(number);
+    ++counters_.links;
+}
+
+void CodeCache::enter_target(std::uint64_t* table, Block& block)
+{
+    if (block.dropped) return;
+    if (block.entry == 0) {
+        // The block may lie in an older region: its entry lives and dies with the block.
+        const CodeSpace where = space(entry_max);
+        if (block.dropped) return;  // making room dropped it
+        const std::uint32_t size = emit_entry(where, config_.user, block.rip, block.host, miss());
+        ASSERT(size != 0);
+        block.entry = where.address;
+        Region& region = regions_[current_];
+        region.used += (size + code_align - 1) & ~(code_align - 1);
+        region.entries.emplace(where.address, &block);
+        ++counters_.entries;
+    }
+    table[block.rip & (target_count - 1)] = block.entry;
+}
+
+// ---- dropping ----------------------------------------------------------------------------------------
+
+void CodeCache::drop(Block& block)
+{
+    if (block.dropped) return;
+    block.dropped = true;
+    ++counters_.dropped_blocks;
+    for (const std::uint32_t number : block.incoming) {
+        const Site from = site(number);
+        if (from.block != nullptr) patch(*from.block, *from.exit, from.block->host + from.exit->stub);
+    }
+    block.incoming.clear();
+    // Its own jumps stay: nobody enters it any more, and a vCPU that is inside leaves by them
+    // no further than to the engine.
+    for (const Exit& exit : block.exits) {
+        if (exit.patch != 0) patch(block, exit, block.host + exit.stub);
+    }
+    if (block.entry != 0) {
+        for (std::uint64_t* table : tables_) {
+            std::uint64_t& entry = table[block.rip & (target_count - 1)];
+            if (entry == block.entry) entry = miss();
+        }
+    }
+    const auto [first, last] = index_.equal_range(key(block.ram_offset, block.rip, block.mode));
+    for (auto at = first; at != last; ++at) {
+        if (at->second != &block) continue;
+        index_.erase(at);
+        break;
+    }
+}
+
+void CodeCache::drop_page(std::uint64_t ram_page)
+{
+    const auto at = pages_.find(ram_page);
+    if (at == pages_.end()) return;
+    for (Block* block : at->second) drop(*block);
+    pages_.erase(at);
+    ++counters_.dropped_pages;
+}
+
+void CodeCache::drop_page_at(std::uint64_t ram_page, std::uint64_t linear_page)
+{
+    const auto at = pages_.find(ram_page);
+    if (at == pages_.end()) return;
+    std::erase_if(at->second, [&](Block* block) {
+        if (page_of(block->rip) != linear_page) return false;
+        drop(*block);
+        return true;
+    });
+    if (at->second.empty()) pages_.erase(at);
+}
+
+void CodeCache::empty(Region& region)
+{
+    if (region.used == 0) return;
+    ++counters_.emptied_regions;
+    // Entries of blocks of other regions that were put here.
+    for (auto& [address, block] : region.entries) {
+        for (std::uint64_t* table : tables_) {
+            std::uint64_t& entry = table[block->rip & (target_count - 1)];
+            if (entry == address) entry = miss();
+        }
+        block->entry = 0;
+    }
+    region.entries.clear();
+    for (auto& block : region.blocks) {
+        forget_incoming(*block);
+        if (block->entry != 0) {
+            for (Region& other : regions_) other.entries.erase(block->entry);
+        }
+        if (block->dropped) continue;
+        auto& page = pages_[page_of(block->ram_offset)];
+        std::erase(page, block.get());
+        if (page.empty()) pages_.erase(page_of(block->ram_offset));
+        drop(*block);
+    }
+    region.blocks.clear();
+    region.sites.clear();
+    region.used = 0;
+}
+
+// The block's sites are about to be reused: nobody may remember them.
+void CodeCache::forget_incoming(Block& from)
+{
+    for (const Exit& exit : from.exits) {
+        if (exit.patch == 0) continue;
+        const auto number = from.first_site + static_cast<std::uint32_t>(&exit - from.exits.data());
+        std::int32_t displacement = 0;
+        std::memcpy(&displacement, config_.write + (from.host - config_.address) + exit.patch,
+                    sizeof displacement);
+        Block* to = block_at(from.host + exit.patch + 4 + static_cast<std::uint64_t>(std::int64_t{displacement}));
+        if (to != nullptr && to != &from) std::erase(to->incoming, number);
+        if (to == &from && displacement != 0) std::erase(from.incoming, number);
+    }
+}
+
+}  // namespace doppel::engine::translate

@@ -1,0 +1,98 @@
+#include "engine/translate/worker/address_spaces.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+
+#include "engine/translate/layout.h"
+
+namespace doppel::engine::translate {
+
+namespace {
+
+constexpr std::uint64_t lowest_mappable = 0x10000;  // vm.mmap_min_addr
+
+std::uint32_t rights(bool writable) { return writable ? PROT_READ | PROT_WRITE : PROT_READ; }
+
+}  // namespace
+
+AddressSpace::AddressSpace(std::uint64_t cr3, bool user, UserProcess& process, GuestPages& pages)
+    : cr3_(cr3), user_(user), process_(&process)
+{
+    make_window(pages);
+}
+
+void AddressSpace::make_window(GuestPages& pages)
+{
+    WindowConfig config;
+    config.user = user_;
+    config.begin = lowest_mappable;
+    config.end = user_window_end;
+    config.holes = {{user_image, user_engine_end}};
+    window_ = std::make_unique<Window>(config, pages, *this);
+}
+
+void AddressSpace::reassign(std::uint64_t cr3, bool user, GuestPages& pages)
+{
+    cr3_ = cr3;
+    user_ = user;
+    code_pages.clear();
+    stale = stale_global = false;
+    process_->unmap_all();
+    make_window(pages);
+}
+
+bool AddressSpace::map(std::uint64_t address, std::uint64_t length, std::uint64_t ram_offset,
+                       bool writable) noexcept
+{
+    process_->map({address, length, ram_offset, rights(writable), 0});
+    return true;
+}
+
+bool AddressSpace::unmap(std::uint64_t address, std::uint64_t length) noexcept
+{
+    process_->map({address, length, 0, 0, 0});
+    return true;
+}
+
+bool AddressSpace::protect(std::uint64_t address, std::uint64_t length, bool writable) noexcept
+{
+    process_->map({address, length, 0, rights(writable) | user_protect_only, 0});
+    return true;
+}
+
+AddressSpaces::AddressSpaces(UserProcesses& processes, GuestPages& pages, CodeCache& cache,
+                             unsigned limit)
+    : processes_(processes), pages_(pages), cache_(cache), limit_(std::max(limit, 1u))
+{
+}
+
+AddressSpace* AddressSpaces::find(std::uint64_t cr3, bool user)
+{
+    ++uses_;
+    ++switches_;
+    for (const auto& space : spaces_) {
+        if (!space->is(cr3, user)) continue;
+        space->last_use = uses_;
+        return space.get();
+    }
+    if (spaces_.size() < limit_) {
+        if (const auto process = processes_.start()) {
+            cache_.add_targets((*process)->targets());
+            spaces_.push_back(std::make_unique<AddressSpace>(cr3, user, **process, pages_));
+            spaces_.back()->last_use = uses_;
+            return spaces_.back().get();
+        }
+    }
+    if (spaces_.empty()) return nullptr;
+    AddressSpace& oldest = **std::min_element(
+        spaces_.begin(), spaces_.end(),
+        [](const auto& a, const auto& b) { return a->last_use < b->last_use; });
+    ++evictions_;
+    oldest.reassign(cr3, user, pages_);
+    cache_.clear_targets(oldest.process().targets());
+    oldest.last_use = uses_;
+    return &oldest;
+}
+
+}  // namespace doppel::engine::translate

@@ -1,0 +1,79 @@
+// The guest's address spaces, by CR3, and the user processes that show them.
+//
+// A bounded set: the least recently used one makes room. What a space's window shows stays
+// when the guest goes to another space and comes back; what the guest flushed meanwhile is
+// looked up again first.
+//
+// `identity` spaces are for supervisor code that runs at low addresses (a kernel's first steps
+// on identity page tables): their window has supervisor rights.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "engine/translate/cache/code_cache.h"
+#include "engine/translate/space/guest_pages.h"
+#include "engine/translate/space/user_process.h"
+#include "engine/translate/space/window.h"
+#include "engine/translate/worker/code_pages.h"
+
+namespace doppel::engine::translate {
+
+class AddressSpace final : public HostMapper {
+public:
+    AddressSpace(std::uint64_t cr3, bool user, UserProcess& process, GuestPages& pages);
+
+    [[nodiscard]] bool is(std::uint64_t cr3, bool user) const { return cr3_ == cr3 && user_ == user; }
+    // Becomes the space of another CR3: shows nothing of the old one.
+    void reassign(std::uint64_t cr3, bool user, GuestPages& pages);
+
+    std::uint64_t cr3() const { return cr3_; }
+    bool user() const { return user_; }
+    UserProcess& process() { return *process_; }
+    Window& window() { return *window_; }
+
+    CodePages code_pages;
+    // Flushed while another space was current: its page tables could not be read then.
+    bool stale = false;
+    bool stale_global = false;   // global translations, too
+    std::uint64_t last_use = 0;
+    std::uint64_t code_version = 0;  // of the code cache, when the process last serialised
+
+    // HostMapper
+    bool map(std::uint64_t address, std::uint64_t length, std::uint64_t ram_offset,
+             bool writable) noexcept override;
+    bool unmap(std::uint64_t address, std::uint64_t length) noexcept override;
+    bool protect(std::uint64_t address, std::uint64_t length, bool writable) noexcept override;
+
+private:
+    void make_window(GuestPages& pages);
+
+    std::uint64_t cr3_;
+    bool user_;
+    UserProcess* process_;
+    std::unique_ptr<Window> window_;
+};
+
+class AddressSpaces {
+public:
+    // limit: user processes at most.
+    AddressSpaces(UserProcesses& processes, GuestPages& pages, CodeCache& cache, unsigned limit);
+
+    // The space of this CR3; nullptr: the host could not give a process.
+    AddressSpace* find(std::uint64_t cr3, bool user);
+    [[nodiscard]] const std::vector<std::unique_ptr<AddressSpace>>& all() const { return spaces_; }
+    [[nodiscard]] std::uint64_t evictions() const { return evictions_; }
+    [[nodiscard]] std::uint64_t switches() const { return switches_; }
+
+private:
+    UserProcesses& processes_;
+    GuestPages& pages_;
+    CodeCache& cache_;
+    unsigned limit_;
+    std::vector<std::unique_ptr<AddressSpace>> spaces_;
+    AddressSpace* last_ = nullptr;
+    std::uint64_t uses_ = 0, evictions_ = 0, switches_ = 0;
+};
+
+}  // namespace doppel::engine::translate

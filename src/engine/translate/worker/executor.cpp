@@ -1,0 +1,610 @@
+#include "engine/translate/worker/executor.h"
+
+#include <algorithm>
+
+#include "base/assert.h"
+#include "engine/translate/dispatch/supervisor.h"
+#include "engine/translate/layout.h"
+
+namespace doppel::engine::translate {
+
+namespace {
+
+using x86::rflags::AC, x86::rflags::DF, x86::rflags::ID, x86::rflags::IF, x86::rflags::IOPL,
+    x86::rflags::NT, x86::rflags::RF, x86::rflags::STATUS, x86::rflags::TF, x86::rflags::VM;
+
+// RFLAGS that translated code keeps in the host's own.
+constexpr std::uint64_t own_flags = STATUS | DF;
+constexpr std::uint64_t own_user_flags = STATUS | DF | ID;
+constexpr std::uint64_t host_flags = 0x202;  // IF and the bit that is always set
+
+// A stretch of interpretation where translated code cannot run at all (real mode, ...).
+constexpr std::uint64_t interpreted_stretch = 512;
+
+// Vectors as the host reports them.
+constexpr std::uint64_t trap_debug = 1, trap_page_fault = 14;
+constexpr std::uint64_t error_write = 2;
+
+constexpr bool upper_half(std::uint64_t linear) { return (linear >> 63) != 0; }
+
+CodeCache::Config supervisor_cache_config(std::uint8_t* alias)
+{
+    return {.user = false, .address = supervisor_code, .write = alias, .size = supervisor_code_size,
+            .common_exit = supervisor_exit_address()};
+}
+
+CodeCache::Config user_cache_config(UserProcesses& processes)
+{
+    return {.user = true, .address = user_code, .write = processes.code().data(),
+            .size = user_code_size, .common_exit = user_common_exit};
+}
+
+WindowConfig supervisor_window_config()
+{
+    WindowConfig config;
+    config.user = false;
+    config.fold = fold;
+    config.begin = worker_low_end;
+    config.end = window_end;
+    config.holes = {{worker_high, worker_high_end}};
+    return config;
+}
+
+}  // namespace
+
+Executor::Executor(const Parts& parts)
+    : interpreter_(parts.interpreter), registers_(parts.interpreter.direct()),
+      memory_(parts.memory), cpuid_(parts.cpuid), attention_(parts.attention),
+      supervisor_cache_(supervisor_cache_config(parts.supervisor_code_alias), parts.cpuid),
+      user_cache_(user_cache_config(parts.processes), parts.cpuid),
+      supervisor_mapper_(parts.memory.fd()),
+      supervisor_window_(supervisor_window_config(), *this, supervisor_mapper_),
+      spaces_(parts.processes, *this, user_cache_, parts.spaces)
+{
+    supervisor_cache_.add_targets(targets_of_supervisor());
+    interpreter_.set_observer(this);
+    memory_.add_listener(*this);
+}
+
+Executor::~Executor() { interpreter_.set_observer(nullptr); }
+
+// ---- the loop ------------------------------------------------------------------------------------
+
+Executor::Stop Executor::run(std::uint64_t budget)
+{
+    if (budget != 0) return interpret_many(budget);
+    Next next = Next::dispatch;
+    for (;;) {
+        switch (next) {
+        case Next::dispatch: next = dispatch(); break;
+        case Next::resume: next = enter(); break;
+        case Next::stop: return stop_;
+        }
+    }
+}
+
+void Executor::want_interrupt_window(bool wanted)
+{
+    window_wanted_ = wanted;
+    supervisor().pending = wanted ? 1 : 0;
+}
+
+bool Executor::must_leave() const
+{
+    return attention_.load(std::memory_order_acquire) != 0 ||
+           (window_wanted_ && home_ == Home::interpreter && interpreter_.interruptible());
+}
+
+Executor::Stop Executor::interpret_many(std::uint64_t budget)
+{
+    take_fpu();
+    ++counts_.interpreted_runs;
+    return interpreter_.execute(budget);
+}
+
+Executor::Next Executor::interpret_one()
+{
+    ASSERT(home_ == Home::interpreter);
+    if (fpu_owner_ != nullptr && next_touches_vectors()) take_fpu();
+    ++counts_.interpreted;
+    stop_ = interpreter_.step();
+    return stop_ == Stop::budget ? Next::dispatch : Next::stop;
+}
+
+Executor::Next Executor::dispatch()
+{
+    if (flush_.any) apply_flushes();
+    if (must_leave()) {
+        stop_ = Stop::attention;
+        return Next::stop;
+    }
+    Mode mode;
+    if (!eligible(mode)) {
+        // Conditions that last an instruction or two need no stretch.
+        const bool brief = registers_.state->code64() && registers_.state->events.activity == x86::Activity::running;
+        if (brief) return interpret_one();
+        stop_ = interpret_many(interpreted_stretch);
+        return stop_ == Stop::budget ? Next::dispatch : Next::stop;
+    }
+    mode_ = mode;
+    if (mode.user) {
+        const bool user = !mode.privileged;
+        if (space_ == nullptr || !space_->is(registers_.state->cr3, user)) {
+            space_ = spaces_.find(registers_.state->cr3, user);
+            if (space_ == nullptr) return fail("the host refused another user process");
+        }
+        if (space_->stale) refresh(*space_);
+    }
+    Block* block = block_for(*registers_.rip, mode, false);
+    if (block == nullptr || block->guest_count == 0) return interpret_one();
+    load_context(mode);
+    host_rip_ = block->host;
+    return Next::resume;
+}
+
+bool Executor::eligible(Mode& mode)
+{
+    const x86::CpuState& state = *registers_.state;
+    if (!state.code64() || state.events.interrupt_shadow ||
+        state.events.activity != x86::Activity::running ||
+        (state.rflags & (TF | RF | VM | NT | IOPL)) != 0 ||
+        (state.dr7 & x86::dr7::ENABLE_MASK) != 0) {
+        return false;
+    }
+    const unsigned cpl = state.cpl();
+    note_vector_state();
+    mode.vector = vector_ok_;
+    if (cpl == 3) {
+        mode.user = true;
+        return (state.rflags & AC) == 0 && (state.cr4 & x86::cr4::TSD) == 0;
+    }
+    if (cpl != 0) return false;
+    if (!upper_half(*registers_.rip)) {
+        mode.user = true;
+        mode.privileged = true;
+        return (state.rflags & AC) == 0;
+    }
+    mode.vector = false;
+    mode.access = (state.rflags & AC) != 0 && (state.cr4 & x86::cr4::SMAP) != 0;
+    // FS.base takes it, folded: see load_context().
+    return state.segments[x86::GS].base + fold < user_window_end;
+}
+
+void Executor::note_vector_state()
+{
+    const x86::CpuState& state = *registers_.state;
+    if (state.cr0 == vector_cr0_ && state.cr4 == vector_cr4_ && state.xcr0 == vector_xcr0_) return;
+    vector_cr0_ = state.cr0;
+    vector_cr4_ = state.cr4;
+    vector_xcr0_ = state.xcr0;
+    constexpr std::uint64_t needed = x86::cr4::OSFXSR | x86::cr4::OSXMMEXCPT | x86::cr4::OSXSAVE;
+    vector_ok_ = (state.cr0 & (x86::cr0::EM | x86::cr0::TS)) == 0 &&
+                 (state.cr4 & needed) == needed && state.xcr0 == cpuid_.xcr0_mask();
+}
+
+Executor::Next Executor::enter()
+{
+    if (must_leave()) {
+        std::uint64_t rip = 0;
+        if (at_point(host_rip_, rip)) {
+            unload_context(rip);
+            stepping_ = false;
+            stop_ = Stop::attention;
+            return Next::stop;
+        }
+        stepping_ = true;
+    }
+    ExecContext& registers = context();
+    if (mode_.user) {
+        ++counts_.entries_user;
+        UserProcess& process = space_->process();
+        std::uint32_t actions = 0;
+        if (fpu_owner_ != &process) {
+            take_fpu();
+            process.load_fpu(registers_.state->xsave);
+            fpu_owner_ = &process;
+            ++counts_.fpu_loads;
+        }
+        if (space_->code_version != code_version_) {
+            space_->code_version = code_version_;
+            actions |= user_new_code;
+        }
+        if (stepping_) actions |= user_single_step;
+        const auto left = process.enter(actions, host_rip_);
+        if (!left) return fail("a user process died");
+        if (*left == exit_cancelled && process.mapping_error() != 0) return mappings_refused();
+        return after_exit(*left);
+    } else {
+        ++counts_.entries_supervisor;
+        registers.host_rip = host_rip_;
+        if (stepping_) registers.flags |= TF;
+        registers.kicked = 0;
+        if (attention_.load(std::memory_order_seq_cst) != 0 && !stepping_) return Next::resume;
+        doppel_enter_supervisor();
+        registers.flags &= ~TF;
+    }
+    return after_exit(registers.exit);
+}
+
+// The host has no room for more: start over with an empty window.
+Executor::Next Executor::mappings_refused()
+{
+    if (++refusals_ > 3) return fail("the host refuses mappings of guest memory");
+    space_->process().unmap_all();
+    space_->window().clear(false);
+    return Next::resume;
+}
+
+Executor::Next Executor::after_exit(std::uint32_t exit)
+{
+    refusals_ = 0;
+    switch (exit) {
+    case exit_cancelled: return Next::resume;
+    case exit_kick: return after_kick();
+    case exit_fault: return after_fault();
+    case exit_no_target: stepping_ = false; return after_missing_target(context().target);
+    default: break;
+    }
+    stepping_ = false;
+    const Site site = cache().site(exit);
+    if (site.block == nullptr) return fail("translated code left by an exit that does not exist");
+    return after_site(site);
+}
+
+Executor::Next Executor::fail(std::string text)
+{
+    failure_ = std::move(text);
+    stop_ = Stop::environment;
+    return Next::stop;
+}
+
+// ---- exits -----------------------------------------------------------------------------------------
+
+Executor::Next Executor::after_site(const Site& site)
+{
+    const Exit exit = *site.exit;
+    ++site_counts_[static_cast<unsigned>(exit.kind)];
+    record(static_cast<std::uint8_t>(exit.kind), exit.target);
+    if (exit.kind != ExitKind::direct) {
+        unload_context(exit.target);
+        if (exit.kind != ExitKind::interrupt && !must_leave()) return interpret_one();
+        stop_ = Stop::attention;
+        return Next::stop;
+    }
+    ++counts_.direct;
+    const std::uint32_t number = site.block->first_site +
+                                 static_cast<std::uint32_t>(site.exit - site.block->exits.data());
+    Block* next = block_for(exit.target, exit.mode, exit.patch != 0);
+    if (next == nullptr || next->guest_count == 0) {
+        unload_context(exit.target);
+        return Next::dispatch;
+    }
+    // Translating may have made room by dropping the block that was left.
+    const Site again = cache().site(number);
+    if (again.block == site.block && again.block != nullptr && !again.block->dropped && exit.patch != 0) {
+        cache().link(again, *next);
+        ++code_version_;
+    }
+    mode_ = exit.mode;
+    host_rip_ = next->host;
+    return Next::resume;
+}
+
+Executor::Next Executor::after_missing_target(std::uint64_t rip)
+{
+    ++counts_.missing_targets;
+    record(0x10, rip);
+    Block* next = nullptr;
+    // Code changes privilege only by other ways; supervisor code may still leave for the low half.
+    if (mode_.user ? !upper_half(rip) : upper_half(rip)) next = block_for(rip, mode_, true);
+    if (next == nullptr || next->guest_count == 0) {
+        unload_context(rip);
+        return Next::dispatch;
+    }
+    cache().enter_target(targets(), *next);
+    ++code_version_;
+    if (next->dropped) {
+        unload_context(rip);
+        return Next::dispatch;
+    }
+    host_rip_ = next->host;
+    return Next::resume;
+}
+
+Executor::Next Executor::after_fault()
+{
+    const ExecContext& registers = context();
+    host_rip_ = registers.host_rip;
+    if (registers.trap == trap_debug) {
+        ++counts_.steps;
+        return Next::resume;  // enter() looks whether this is an exact point
+    }
+    ++counts_.faults;
+    if (registers.trap == trap_page_fault) {
+        return after_page_fault(registers.address, (registers.error & error_write) != 0);
+    }
+    // A non-canonical address, #DE, #UD and the like: the interpreter finds the same.
+    ++counts_.odd_faults;
+    record(0x11, registers.trap);
+    if (!unload_precisely()) return fail("a fault in code that nobody knows");
+    return interpret_one();
+}
+
+Executor::Next Executor::after_page_fault(std::uint64_t address, bool write)
+{
+    record(0x12, address);
+    switch (window().fill(address, write)) {
+    case Window::Fill::mapped:
+        return Next::resume;
+    case Window::Fill::fault: {
+        ++counts_.page_faults_guest;
+        const x86::Fault fault = window().fault();
+        if (!unload_precisely()) return fail("a page fault in code that nobody knows");
+        return deliver(fault);
+    }
+    case Window::Fill::code:
+        return after_code_write(window().linear(address));
+    case Window::Fill::device:
+    case Window::Fill::unmappable:
+        break;
+    }
+    ++counts_.device_faults;
+    if (!unload_precisely()) return fail("a device access in code that nobody knows");
+    return interpret_one();
+}
+
+Executor::Next Executor::deliver(const x86::Fault& fault)
+{
+    if (!interpreter_.deliver_fault(fault)) {
+        stop_ = interpreter_.step();  // reports the triple fault
+        return Next::stop;
+    }
+    return Next::dispatch;
+}
+
+Executor::Next Executor::after_code_write(std::uint64_t linear)
+{
+    ++counts_.code_writes;
+    const Block* running = cache().block_at(host_rip_);
+    const x86::WalkResult found =
+        interpreter_.probe(linear, x86::Access::write, mode_.user && !mode_.privileged);
+    const auto* translation = std::get_if<x86::Translation>(&found);
+    const auto piece = translation == nullptr ? std::nullopt : ram(translation->gpa);
+    if (running != nullptr && piece) {
+        const std::uint64_t page = piece->offset & ~base::page_mask;
+        const bool own = (running->ram_offset & ~base::page_mask) == page;
+        if (!own) {
+            interpreter_.code_changed(page, base::page_size);
+            drop_code(page);
+            return Next::resume;  // faults again and finds the page without code
+        }
+    }
+    // The code overwrites its own page: what follows in this block may be out of date.
+    if (!unload_precisely()) return fail("a write in code that nobody knows");
+    return interpret_one();
+}
+
+Executor::Next Executor::after_kick()
+{
+    ++counts_.kicks;
+    host_rip_ = context().host_rip;
+    record(0x13, host_rip_);
+    return Next::resume;  // enter() leaves at an exact point, or steps to one
+}
+
+// ---- blocks ------------------------------------------------------------------------------------------
+
+Block* Executor::block_for(std::uint64_t rip, Mode mode, bool note)
+{
+    std::uint64_t ram_offset = 0;
+    if (interpreter_.fetch(rip, ram_offset) || ram_offset == interpret::Interpreter::no_memory) {
+        return nullptr;
+    }
+    CodeCache& code = mode.user ? user_cache_ : supervisor_cache_;
+    Block* block = code.find(ram_offset, rip, mode);
+    if (block == nullptr) {
+        const std::uint64_t page = ram_offset & ~base::page_mask;
+        if (rewritten_often(page)) return nullptr;
+        if (!code.has_page(page)) {
+            interpreter_.watch_code(ram_offset);
+            protect(page);
+        }
+        Source source;
+        source.rip = rip;
+        // SAFETY: the interpreter found the page in RAM.
+        source.bytes = {reinterpret_cast<const std::uint8_t*>(memory_.ram() + ram_offset),
+                        base::page_size - (ram_offset & base::page_mask)};
+        source.mode = mode;
+        block = &code.add(source, ram_offset);
+        ++code_version_;
+    }
+    if (note) note_code(rip, ram_offset);
+    return block;
+}
+
+void Executor::note_code(std::uint64_t rip, std::uint64_t ram_offset)
+{
+    CodePages& pages = mode_.user ? space_->code_pages : supervisor_pages_;
+    if (pages.knows(rip)) return;
+    const x86::WalkResult found = interpreter_.probe(rip, x86::Access::execute, mode_.user && !mode_.privileged);
+    const auto* translation = std::get_if<x86::Translation>(&found);
+    pages.note(rip, ram_offset, translation != nullptr && translation->global);
+}
+
+bool Executor::rewritten_often(std::uint64_t ram_page)
+{
+    constexpr std::uint32_t often = 100;
+    constexpr std::uint64_t recently = 5000;  // blocks translated since
+    const auto at = drops_.find(ram_page);
+    if (at == drops_.end()) return false;
+    const std::uint64_t now = supervisor_cache_.counters().blocks + user_cache_.counters().blocks;
+    if (now - at->second.at > recently) {
+        drops_.erase(at);
+        return false;
+    }
+    return at->second.count >= often;
+}
+
+void Executor::drop_code(std::uint64_t ram_page)
+{
+    Drops& drops = drops_[ram_page];
+    ++drops.count;
+    drops.at = supervisor_cache_.counters().blocks + user_cache_.counters().blocks;
+    supervisor_cache_.drop_page(ram_page);
+    user_cache_.drop_page(ram_page);
+    interpreter_.unwatch_code(ram_page);
+    ++code_version_;
+}
+
+void Executor::protect(std::uint64_t ram_page)
+{
+    supervisor_window_.protect(ram_page);
+    for (const auto& space : spaces_.all()) space->window().protect(ram_page);
+}
+
+// ---- registers -----------------------------------------------------------------------------------------
+
+ExecContext& Executor::context()
+{
+    return mode_.user ? space_->process().context() : supervisor();
+}
+
+Window& Executor::window() { return mode_.user ? space_->window() : supervisor_window_; }
+
+std::uint64_t* Executor::targets_of_supervisor()
+{
+    // SAFETY: mapped by the worker at its fixed address.
+    return reinterpret_cast<std::uint64_t*>(supervisor_targets);
+}
+
+std::uint64_t* Executor::targets()
+{
+    return mode_.user ? space_->process().targets() : targets_of_supervisor();
+}
+
+void Executor::load_context(Mode mode)
+{
+    ExecContext& to = context();
+    std::copy_n(registers_.gpr, 16, to.gpr);
+    const std::uint64_t flags = interpreter_.rflags();
+    const x86::CpuState& state = *registers_.state;
+    if (mode.user) {
+        to.flags = (flags & own_user_flags) | host_flags;
+        to.fs_base = state.segments[x86::FS].base;
+        to.gs_base = state.segments[x86::GS].base;
+        home_ = Home::user;
+    } else {
+        to.gpr[x86::RSP] += fold;
+        to.flags = (flags & own_flags) | host_flags;
+        to.system_flags = flags & ~own_flags;
+        to.fs_base = state.segments[x86::GS].base + fold;
+        to.pending = window_wanted_ ? 1 : 0;
+        home_ = Home::supervisor;
+    }
+    to.tsc_offset = tsc_offset_;
+}
+
+void Executor::unload_context(std::uint64_t rip)
+{
+    const ExecContext& from = context();
+    std::copy_n(from.gpr, 16, registers_.gpr);
+    if (mode_.user) {
+        interpreter_.set_rflags((registers_.state->rflags & ~own_user_flags) | (from.flags & own_user_flags));
+    } else {
+        registers_.gpr[x86::RSP] -= fold;
+        interpreter_.set_rflags((from.system_flags & ~own_flags) | (from.flags & own_flags));
+    }
+    *registers_.rip = rip;
+    home_ = Home::interpreter;
+}
+
+bool Executor::at_point(std::uint64_t host, std::uint64_t& rip) const
+{
+    const CodeCache& code = mode_.user ? user_cache_ : supervisor_cache_;
+    const Block* block = code.block_at(host);
+    if (block == nullptr) return false;
+    const auto offset = static_cast<std::uint32_t>(host - block->host);
+    const auto point = std::lower_bound(block->points.begin(), block->points.end(), offset,
+                                        [](const Point& p, std::uint32_t value) { return p.host < value; });
+    if (point == block->points.end() || point->host != offset) return false;
+    rip = block->rip + point->guest;
+    return true;
+}
+
+bool Executor::unload_precisely()
+{
+    ExecContext& registers = context();
+    const Block* block = cache().block_at(host_rip_);
+    if (block == nullptr) return false;
+    const auto offset = static_cast<std::uint32_t>(host_rip_ - block->host);
+    auto point = std::upper_bound(block->points.begin(), block->points.end(), offset,
+                                  [](std::uint32_t value, const Point& p) { return value < p.host; });
+    if (point == block->points.begin()) return false;
+    --point;
+    for (const Displaced& displaced : block->displaced) {
+        if (offset < displaced.from || offset >= displaced.to) continue;
+        if (displaced.where == Displaced::Where::slot) {
+            registers.gpr[displaced.reg & 15] = registers.slot[displaced.slot & 7];
+        } else {
+            registers.gpr[displaced.reg & 15] -= fold;
+        }
+    }
+    unload_context(block->rip + point->guest);
+    stepping_ = false;
+    return true;
+}
+
+void Executor::take_fpu()
+{
+    if (fpu_owner_ == nullptr) return;
+    UserProcess* owner = fpu_owner_;
+    fpu_owner_ = nullptr;
+    ++counts_.fpu_saves;
+    if (!owner->save_fpu(registers_.state->xsave)) failure_ = "a user process died";
+}
+
+// Generously: a wrong yes costs a hand-over.
+bool Executor::next_touches_vectors()
+{
+    std::uint64_t at = 0;
+    if (interpreter_.fetch(*registers_.rip, at) || at == interpret::Interpreter::no_memory) return true;
+    const std::uint64_t left = base::page_size - (at & base::page_mask);
+    const auto* bytes = reinterpret_cast<const std::uint8_t*>(memory_.ram() + at);
+    for (std::uint64_t i = 0; i + 3 < left && i < 15; ++i) {
+        const std::uint8_t byte = bytes[i];
+        const bool prefix = byte == 0x66 || byte == 0xf2 || byte == 0xf3 || byte == 0xf0 ||
+                            (byte & 0xf0) == 0x40 || (byte & 0xe7) == 0x26 || byte == 0x64 ||
+                            byte == 0x65 || byte == 0x67;
+        if (prefix) continue;
+        if (byte != 0x0f) {
+            return (byte >= 0xd8 && byte <= 0xdf) || byte == 0x9b || byte == 0xc4 || byte == 0xc5 || byte == 0x62;
+        }
+        const std::uint8_t second = bytes[i + 1];
+        switch (second >> 4) {
+        case 0x0: return second == 0x0e || second == 0x0f;
+        case 0x1: return second < 0x18;
+        case 0x2: return second >= 0x28;
+        case 0x3: return second == 0x38 || second == 0x3a;
+        case 0x5: case 0x6: case 0x7: case 0xd: case 0xe: case 0xf: return true;
+        case 0xa: return second == 0xae;
+        case 0xc: return second == 0xc2 || (second >= 0xc4 && second <= 0xc7);
+        default: return false;
+        }
+    }
+    return true;
+}
+
+void Executor::export_state()
+{
+    ASSERT(home_ == Home::interpreter);
+    take_fpu();
+}
+
+void Executor::forget_all()
+{
+    flush_.any = true;
+    flush_.global = true;
+    fpu_owner_ = nullptr;
+}
+
+}  // namespace doppel::engine::translate

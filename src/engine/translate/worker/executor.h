@@ -1,0 +1,202 @@
+// Runs the vCPU by translated code wherever that works, and by the interpreter everywhere else.
+//
+//   run():  where is RIP? ──▶ block ──▶ enter ──▶ exit ──┬─ direct, no target: link, go on
+//                                                        ├─ fault: fill a window, go on
+//                                                        └─ anything else: one instruction by
+//                                                           the interpreter
+//
+// While translated code runs, the registers live in a context (the worker's for supervisor
+// code, the user process's for user code). They go back to the interpreter's state only where
+// something needs them there.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "base/counters.h"
+#include "engine/interpret/interpreter.h"
+#include "engine/translate/cache/code_cache.h"
+#include "engine/translate/link/exec_context.h"
+#include "engine/translate/space/guest_pages.h"
+#include "engine/translate/space/user_process.h"
+#include "engine/translate/space/window.h"
+#include "engine/translate/worker/address_spaces.h"
+#include "engine/translate/worker/code_pages.h"
+#include "engine/translate/worker/supervisor_mapper.h"
+#include "memory/guest_memory.h"
+
+namespace doppel::engine::translate {
+
+class Executor final : private GuestPages,
+                       private interpret::Observer,
+                       private memory::WriteListener {
+public:
+    using Stop = interpret::Interpreter::Stop;
+
+    struct Parts {
+        interpret::Interpreter& interpreter;
+        memory::GuestMemory& memory;
+        const x86::CpuidPolicy& cpuid;
+        UserProcesses& processes;
+        std::uint8_t* supervisor_code_alias = nullptr;  // writable, layout.h's size
+        // Not zero: something waits outside; run() then returns Stop::attention.
+        const std::atomic<std::uint32_t>& attention;
+        unsigned spaces = 16;
+    };
+    explicit Executor(const Parts& parts);
+    ~Executor() override;
+
+    // As Interpreter::execute(). A budget is kept exactly, by interpreting.
+    Stop run(std::uint64_t budget);
+    // An interrupt waits for the guest to accept it: leave as soon as it does.
+    void want_interrupt_window(bool wanted);
+    // The state is about to be read or replaced from outside.
+    void export_state();
+    void forget_all();
+    // The guest's TSC is the host's plus this.
+    void set_tsc_offset(std::uint64_t offset) { tsc_offset_ = offset; }
+
+    void counters(base::CounterList& list) const;
+    // The last exits, newest last: for reports of a crash.
+    [[nodiscard]] std::string flight_recorder() const;
+    // Not empty: a user process died or the like; run() returned Stop::environment.
+    [[nodiscard]] const std::string& failure() const { return failure_; }
+
+private:
+    // Where the registers are.
+    enum class Home : std::uint8_t { interpreter, supervisor, user };
+    enum class Next : std::uint8_t {
+        resume,    // registers still in the context: enter at host_rip_
+        dispatch,  // registers in the interpreter's state: look where RIP is
+        stop,      // return stop_
+    };
+
+    // GuestPages
+    x86::WalkResult walk(std::uint64_t linear, x86::Access access, bool user) noexcept override;
+    x86::WalkResult probe(std::uint64_t linear, x86::Access access, bool user) noexcept override;
+    std::optional<RamPiece> ram(base::Gpa gpa) noexcept override;
+    bool holds_code(std::uint64_t ram_offset) noexcept override;
+    // Observer
+    void tlb_flushed(bool keep_global) noexcept override;
+    void page_flushed(std::uint64_t linear) noexcept override;
+    void address_space_changed(std::uint64_t cr3, bool keep) noexcept override;
+    void pcid_flushed(unsigned type, std::uint16_t pcid, std::uint64_t linear) noexcept override;
+    void code_written(std::uint64_t ram_offset) noexcept override;
+    void code_decoded(std::uint64_t ram_offset) noexcept override;
+
+    // WriteListener: somebody outside wrote to memory.
+    void on_write(base::Gpa start, std::uint64_t size) noexcept override;
+
+    // The mode of the next instruction, when translated code may run it.
+    [[nodiscard]] bool eligible(Mode& mode);
+    void note_vector_state();
+    Stop interpret_many(std::uint64_t budget);
+    Next interpret_one();
+    Next dispatch();
+    Next enter();
+    Next after_exit(std::uint32_t exit);
+    Next mappings_refused();
+    Next after_site(const Site& site);
+    Next after_missing_target(std::uint64_t rip);
+    Next after_fault();
+    Next after_page_fault(std::uint64_t address, bool write);
+    Next after_code_write(std::uint64_t linear);
+    Next after_kick();
+    Next fail(std::string text);
+    Next deliver(const x86::Fault& fault);
+
+    // The block at `rip`, translated if need be; nullptr: `fault_` says why, or no memory.
+    Block* block_for(std::uint64_t rip, Mode mode, bool note);
+    void load_context(Mode mode);
+    // Registers to the interpreter's state; RIP as given.
+    void unload_context(std::uint64_t rip);
+    // The same from the middle of a block, undoing what its code displaced. False: nobody knows
+    // the host address.
+    bool unload_precisely();
+    [[nodiscard]] bool at_point(std::uint64_t host, std::uint64_t& rip) const;
+
+    [[nodiscard]] ExecContext& context();
+    [[nodiscard]] CodeCache& cache() { return mode_.user ? user_cache_ : supervisor_cache_; }
+    [[nodiscard]] Window& window();
+    [[nodiscard]] std::uint64_t* targets();
+    [[nodiscard]] static std::uint64_t* targets_of_supervisor();
+    void note_code(std::uint64_t rip, std::uint64_t ram_offset);
+    void drop_code(std::uint64_t ram_page);
+    void protect(std::uint64_t ram_page);
+    [[nodiscard]] bool rewritten_often(std::uint64_t ram_page);
+    [[nodiscard]] bool must_leave() const;
+    void refresh(AddressSpace& space);
+    // Carries out what the guest flushed since translated code last ran.
+    void apply_flushes();
+    [[nodiscard]] auto code_lookup(bool user);
+    void drop_supervisor_code(const std::vector<CodePages::Changed>& changed);
+    void take_fpu();
+    [[nodiscard]] bool next_touches_vectors();
+    void record(std::uint8_t what, std::uint64_t detail);
+
+    interpret::Interpreter& interpreter_;
+    interpret::Interpreter::Registers registers_;
+    memory::GuestMemory& memory_;
+    const x86::CpuidPolicy& cpuid_;
+    const std::atomic<std::uint32_t>& attention_;
+
+    CodeCache supervisor_cache_;
+    CodeCache user_cache_;
+    SupervisorMapper supervisor_mapper_;
+    Window supervisor_window_;
+    CodePages supervisor_pages_;
+    AddressSpaces spaces_;
+    AddressSpace* space_ = nullptr;   // of the current CR3 and privilege, when known
+
+    Home home_ = Home::interpreter;
+    Mode mode_;
+    std::uint64_t host_rip_ = 0;
+    bool stepping_ = false;           // on the way to the next exact point
+    Stop stop_ = Stop::attention;
+    x86::Fault fault_;
+    UserProcess* fpu_owner_ = nullptr;  // nullptr: the interpreter's state holds it
+    bool vector_ok_ = false;
+    std::uint64_t vector_cr0_ = 0, vector_cr4_ = 0, vector_xcr0_ = 0;
+    std::uint64_t code_version_ = 1;
+
+    struct {
+        bool any = false;
+        bool global = false;      // everything
+        bool non_global = false;  // everything of the current address space but global pages
+        bool supervisor = false;  // CR3 changed: supervisor pages that are not global
+        std::vector<std::uint64_t> pages;
+    } flush_;
+    static constexpr std::size_t flush_pages_max = 64;
+    std::uint64_t tsc_offset_ = 0;
+    bool window_wanted_ = false;
+    unsigned refusals_ = 0;
+    std::string failure_;
+
+    struct Record {
+        std::uint64_t rip = 0, detail = 0;
+        std::uint8_t what = 0;
+    };
+    static constexpr unsigned records = 64;
+    std::array<Record, records> recorder_{};
+    unsigned recorded_ = 0;
+
+    struct {
+        std::uint64_t entries_supervisor = 0, entries_user = 0, direct = 0, missing_targets = 0,
+            interpreted = 0, interpreted_runs = 0, faults = 0, page_faults_guest = 0,
+            device_faults = 0, odd_faults = 0, code_writes = 0, kicks = 0, steps = 0,
+            fpu_saves = 0, fpu_loads = 0, system_calls = 0;
+    } counts_;
+    std::array<std::uint64_t, 8> site_counts_{};
+    struct Drops {
+        std::uint32_t count = 0;
+        std::uint64_t at = 0;  // blocks translated then
+    };
+    std::unordered_map<std::uint64_t, Drops> drops_;  // by RAM page
+};
+
+}  // namespace doppel::engine::translate

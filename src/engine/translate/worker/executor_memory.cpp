@@ -1,0 +1,176 @@
+// What the executor knows of guest memory: page tables, code pages, and what the guest flushes.
+#include <algorithm>
+
+#include "engine/translate/layout.h"
+#include "engine/translate/worker/executor.h"
+
+namespace doppel::engine::translate {
+
+// ---- GuestPages ------------------------------------------------------------------------------------
+
+x86::WalkResult Executor::walk(std::uint64_t linear, x86::Access access, bool user) noexcept
+{
+    return interpreter_.walk(linear, access, user);
+}
+
+x86::WalkResult Executor::probe(std::uint64_t linear, x86::Access access, bool user) noexcept
+{
+    return interpreter_.probe(linear, access, user);
+}
+
+std::optional<RamPiece> Executor::ram(base::Gpa gpa) noexcept
+{
+    const memory::Slot* slot = memory_.find(gpa);
+    if (slot == nullptr) return std::nullopt;
+    const std::uint64_t inside = gpa - slot->start;
+    return RamPiece{slot->offset + inside, slot->size - inside, slot->read_only};
+}
+
+bool Executor::holds_code(std::uint64_t ram_offset) noexcept
+{
+    return interpreter_.holds_code(ram_offset);
+}
+
+// ---- Observer: remembered until translated code is to run again ------------------------------------
+
+void Executor::tlb_flushed(bool keep_global) noexcept
+{
+    flush_.any = true;
+    (keep_global ? flush_.non_global : flush_.global) = true;
+}
+
+void Executor::page_flushed(std::uint64_t linear) noexcept
+{
+    flush_.any = true;
+    if (flush_.pages.size() < flush_pages_max) {
+        flush_.pages.push_back(linear);
+    } else {
+        flush_.global = true;
+    }
+}
+
+void Executor::address_space_changed(std::uint64_t cr3, bool keep) noexcept
+{
+    flush_.any = true;
+    flush_.supervisor = true;
+    if (keep) return;
+    for (const auto& space : spaces_.all()) {
+        if (space->cr3() == cr3) space->stale = true;
+    }
+}
+
+void Executor::pcid_flushed(unsigned type, std::uint16_t pcid, std::uint64_t linear) noexcept
+{
+    if (type == 2 || type == 3) {
+        tlb_flushed(type == 3);
+        for (const auto& space : spaces_.all()) space->stale = true;
+        return;
+    }
+    constexpr std::uint64_t pcid_mask = 0xfff;
+    const bool current = (registers_.state->cr3 & pcid_mask) == pcid;
+    if (type == 0 && current) {
+        page_flushed(linear);
+    }
+    for (const auto& space : spaces_.all()) {
+        if ((space->cr3() & pcid_mask) != pcid) continue;
+        if (type == 0 && space->cr3() == registers_.state->cr3) continue;
+        space->stale = true;
+    }
+    if (type == 1 && current) {
+        flush_.any = true;
+        flush_.supervisor = true;
+    }
+}
+
+void Executor::code_written(std::uint64_t ram_offset) noexcept
+{
+    drop_code(ram_offset & ~base::page_mask);
+}
+
+void Executor::code_decoded(std::uint64_t ram_offset) noexcept
+{
+    protect(ram_offset & ~base::page_mask);
+}
+
+void Executor::on_write(base::Gpa start, std::uint64_t size) noexcept
+{
+    std::uint64_t done = 0;
+    while (done < size) {
+        const base::Gpa at = start + done;
+        const std::uint64_t left = std::min(size - done, base::page_size - at.page_offset());
+        if (const auto piece = ram(at)) {
+            const std::uint64_t page = piece->offset & ~base::page_mask;
+            if (supervisor_cache_.has_page(page) || user_cache_.has_page(page)) drop_code(page);
+        }
+        done += left;
+    }
+}
+
+// ---- flushes -----------------------------------------------------------------------------------------
+
+auto Executor::code_lookup(bool user)
+{
+    return [this, user](std::uint64_t linear, CodePages::Page& now) {
+        const x86::WalkResult found = interpreter_.probe(linear, x86::Access::execute, user);
+        const auto* translation = std::get_if<x86::Translation>(&found);
+        if (translation == nullptr) return false;
+        const auto piece = ram(translation->gpa);
+        if (!piece) return false;
+        now = {piece->offset & ~base::page_mask, translation->global};
+        return true;
+    };
+}
+
+void Executor::drop_supervisor_code(const std::vector<CodePages::Changed>& changed)
+{
+    for (const auto& page : changed) {
+        supervisor_cache_.drop_page_at(page.ram_page, page.linear_page);
+        supervisor_cache_.clear_targets(targets_of_supervisor(), page.linear_page);
+        ++code_version_;
+    }
+}
+
+void Executor::apply_flushes()
+{
+    const std::uint64_t cr3 = registers_.state->cr3;
+    if (flush_.global || flush_.non_global || flush_.supervisor) {
+        const bool keep_global = !flush_.global;
+        supervisor_window_.flush(keep_global);
+        drop_supervisor_code(supervisor_pages_.revalidate(keep_global, code_lookup(false)));
+    }
+    if (flush_.global || flush_.non_global) {
+        for (const auto& space : spaces_.all()) {
+            if (!flush_.global && space->cr3() != cr3) continue;
+            space->stale = true;
+            space->stale_global = space->stale_global || flush_.global;
+        }
+    }
+    for (const std::uint64_t linear : flush_.pages) {
+        if ((linear >> 63) != 0) {
+            supervisor_window_.flush_page(linear);
+            drop_supervisor_code(supervisor_pages_.revalidate_page(linear, code_lookup(false)));
+            continue;
+        }
+        for (const auto& space : spaces_.all()) {
+            if (space->cr3() != cr3 || space->stale) continue;
+            space->window().flush_page(linear);
+            for (const auto& page :
+                 space->code_pages.revalidate_page(linear, code_lookup(space->user()))) {
+                user_cache_.clear_targets(space->process().targets(), page.linear_page);
+            }
+        }
+    }
+    flush_.pages.clear();
+    flush_.any = flush_.global = flush_.non_global = flush_.supervisor = false;
+}
+
+void Executor::refresh(AddressSpace& space)
+{
+    space.window().flush(!space.stale_global);
+    for (const auto& page : space.code_pages.revalidate(false, code_lookup(space.user()))) {
+        user_cache_.clear_targets(space.process().targets(), page.linear_page);
+    }
+    space.stale = space.stale_global = false;
+}
+
+}  // namespace doppel::engine::translate
