@@ -36,6 +36,7 @@ inline constexpr std::uint64_t worker_high_end = 0x7fc000000000;  // libraries e
 inline constexpr std::uint64_t window_end = 0x7fffffe00000;       // supervisor window: below this
 
 inline constexpr std::uint64_t user_image = 0x070000000000;
+inline constexpr std::uint64_t user_common_exit = user_image + 0x1000;  // where user code leaves
 inline constexpr std::uint64_t user_context = 0x070001000000;
 inline constexpr std::uint64_t user_command = 0x070001100000;
 inline constexpr std::uint64_t user_targets = 0x070001200000;

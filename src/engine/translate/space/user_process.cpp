@@ -1,0 +1,208 @@
+#include "engine/translate/space/user_process.h"
+
+#include <linux/futex.h>
+#include <poll.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <csignal>
+#include <cstring>
+#include <ctime>
+
+#include "base/assert.h"
+#include "engine/translate/space/user_wait.h"
+
+namespace doppel::engine::translate {
+
+using base::Result;
+
+namespace {
+
+using Word = std::atomic_ref<std::uint32_t>;
+
+constexpr unsigned xsave_mxcsr = 24, xsave_header = 512, xsave_header_end = 576;
+
+// The state comes from where guest code can write: made into one that XRSTOR takes.
+void make_loadable(x86::XsaveArea& state, std::uint64_t components)
+{
+    std::uint32_t mxcsr;
+    std::memcpy(&mxcsr, &state.bytes[xsave_mxcsr], sizeof mxcsr);
+    mxcsr &= 0xffff;
+    std::memcpy(&state.bytes[xsave_mxcsr], &mxcsr, sizeof mxcsr);
+    std::uint64_t present;
+    std::memcpy(&present, &state.bytes[xsave_header], sizeof present);
+    present &= components;
+    std::memset(&state.bytes[xsave_header], 0, xsave_header_end - xsave_header);
+    std::memcpy(&state.bytes[xsave_header], &present, sizeof present);
+}
+
+}  // namespace
+
+UserProcess::UserProcess(unsigned slot, std::byte* area, const UserWait& wait,
+                         std::uint64_t xsave_mask)
+    : slot_(slot),
+      context_(*reinterpret_cast<ExecContext*>(area + slot_context)),
+      report_(*reinterpret_cast<UserReport*>(area + slot_context + report_offset)),
+      command_(*reinterpret_cast<UserCommand*>(area + slot_command)),
+      targets_(reinterpret_cast<std::uint64_t*>(area + slot_targets)),
+      wait_(wait),
+      xsave_mask_(xsave_mask)
+{
+    context_ = ExecContext{};
+    report_ = UserReport{};
+    command_ = UserCommand{};
+    command_.turn = turn_ = 1;
+    command_.spin = wait.spin;
+    command_.xsave_mask = xsave_mask;
+}
+
+UserProcess::~UserProcess()
+{
+    if (!pidfd_.valid()) return;
+    ::syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
+    pollfd gone{pidfd_.get(), POLLIN, 0};
+    while (::poll(&gone, 1, -1) < 0 && errno == EINTR) {}
+}
+
+Result<void> UserProcess::attach(int pid)
+{
+    pid_ = pid;
+    pidfd_ = base::Fd{static_cast<int>(::syscall(SYS_pidfd_open, pid, 0))};
+    if (!pidfd_.valid()) {
+        return base::errno_error(base::ErrorKind::host, "Cannot watch a user process", errno);
+    }
+    // It reports its first turn when it is ready.
+    if (!wait_for_report(nullptr)) return base::host_error("A user process ended at its start");
+    return {};
+}
+
+bool UserProcess::dead() const { return process_ended(pidfd_.get()); }
+
+void UserProcess::map(const UserMapping& mapping)
+{
+    if (queued_ == user_mappings_max) flush();
+    command_.mappings[queued_++] = mapping;
+    ++counters_.changes;
+}
+
+void UserProcess::unmap_all()
+{
+    queued_ = 0;
+    queued_error_ = 0;
+    queued_actions_ |= user_unmap_all;
+}
+
+bool UserProcess::flush()
+{
+    if (queued_ == 0 && (queued_actions_ & user_unmap_all) == 0) return !lost_;
+    if (!hand_over(0)) return false;
+    if (queued_error_ == 0) queued_error_ = report_.mapping_error;
+    return true;
+}
+
+void UserProcess::load_fpu(const x86::XsaveArea& state)
+{
+    static_assert(sizeof state.bytes == user_xsave_size);
+    std::memcpy(command_.xsave, state.bytes.data(), user_xsave_size);
+    queued_actions_ |= user_load_fpu;
+}
+
+bool UserProcess::save_fpu(x86::XsaveArea& state)
+{
+    if ((queued_actions_ & user_load_fpu) != 0) {  // what it would load is newer
+        std::memcpy(state.bytes.data(), command_.xsave, user_xsave_size);
+        return !lost_;
+    }
+    if (!hand_over(user_save_fpu)) return false;
+    if (queued_error_ == 0) queued_error_ = report_.mapping_error;
+    std::memcpy(state.bytes.data(), report_.xsave, user_xsave_size);
+    make_loadable(state, xsave_mask_);
+    return true;
+}
+
+std::optional<std::uint32_t> UserProcess::enter(std::uint32_t actions, std::uint64_t host_rip)
+{
+    if (queued_error_ != 0) {
+        mapping_error_ = queued_error_;
+        queued_error_ = 0;
+        return lost_ ? std::nullopt : std::optional{exit_cancelled};
+    }
+    command_.host_rip = host_rip;
+    if (!hand_over(user_run | actions)) return std::nullopt;
+    mapping_error_ = report_.mapping_error;
+    return mapping_error_ != 0 ? exit_cancelled : context_.exit;
+}
+
+void UserProcess::rest() { Word{command_.spin}.store(0, std::memory_order_relaxed); }
+
+// A turn of the process, from ++turn to its report. False: it is dead.
+bool UserProcess::hand_over(std::uint32_t actions)
+{
+    if (lost_) return false;
+    const bool runs = (actions & user_run) != 0;
+    const auto* attention = runs ? wait_.attention : nullptr;
+    command_.actions = actions | queued_actions_;
+    command_.mapping_count = queued_;
+    command_.worker_sleeping = 0;
+    Word{command_.spin}.store(wait_.spin, std::memory_order_relaxed);
+    queued_actions_ = 0;
+    queued_ = 0;
+    kicked_ = attention != nullptr && attention->load(std::memory_order_relaxed) != 0;
+    ++turn_;
+    command_.kicked = kicked_ ? turn_ : turn_ - 1;
+    ++counters_.turns;
+    // Sequentially consistent on both sides: it sets user_sleeping and looks at the turn
+    // again before it sleeps.
+    Word{command_.turn}.store(turn_, std::memory_order_seq_cst);
+    if (Word{report_.user_sleeping}.load(std::memory_order_seq_cst) != 0) {
+        ++counters_.wakes;
+        wake_word(command_.turn);
+    }
+    lost_ = !wait_for_report(attention);
+    return !lost_;
+}
+
+void UserProcess::kick()
+{
+    kicked_ = true;
+    ++counters_.kicks;
+    Word{command_.kicked}.store(turn_, std::memory_order_seq_cst);
+    ::syscall(SYS_pidfd_send_signal, pidfd_.get(), user_kick_signal, nullptr, 0);
+}
+
+bool UserProcess::spin_for_report(const std::atomic<std::uint32_t>* attention)
+{
+    const Word turn{report_.turn};
+    for (std::uint32_t i = 0; i < wait_.spin; ++i) {
+        if (turn.load(std::memory_order_acquire) == turn_) return true;
+        if (attention != nullptr && !kicked_ && attention->load(std::memory_order_relaxed) != 0) {
+            kick();
+        }
+        __builtin_ia32_pause();
+    }
+    return false;
+}
+
+bool UserProcess::wait_for_report(const std::atomic<std::uint32_t>* attention)
+{
+    const Word turn{report_.turn};
+    const Word sleeping{command_.worker_sleeping};
+    if (!spin_for_report(attention)) {
+        ++counters_.sleeps;
+        for (;;) {
+            sleeping.store(1, std::memory_order_seq_cst);
+            const std::uint32_t seen = turn.load(std::memory_order_seq_cst);
+            if (seen == turn_) break;
+            if (attention != nullptr && !kicked_ && attention->load() != 0) kick();
+            const bool watch = attention != nullptr && !kicked_;
+            if (!wait_on_word(report_.turn, seen, watch ? attention : nullptr) && dead()) {
+                return turn.load() == turn_ && report_.crashed == 0;
+            }
+        }
+    }
+    return report_.crashed == 0;
+}
+
+}  // namespace doppel::engine::translate

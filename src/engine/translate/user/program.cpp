@@ -1,0 +1,161 @@
+// The loop of a user process: wait for a turn, obey the command, run guest code, report.
+#include "engine/translate/user/program.h"
+
+#include <linux/futex.h>
+#include <linux/mman.h>
+
+#include <cstddef>
+
+#include "engine/translate/link/user_link.h"
+#include "engine/translate/user/parts.h"
+#include "engine/translate/user/system_call.h"
+
+namespace doppel::engine::translate::program {
+namespace {
+
+static_assert(PROGRAM_GPR == context_offset::gpr && PROGRAM_FLAGS == context_offset::flags);
+static_assert(PROGRAM_FS_BASE == context_offset::fs_base);
+static_assert(PROGRAM_GS_BASE == context_offset::gs_base);
+static_assert(PROGRAM_ACTIONS == offsetof(UserCommand, actions));
+static_assert(PROGRAM_KICKED == offsetof(UserCommand, kicked));
+static_assert(PROGRAM_HOST_RIP == offsetof(UserCommand, host_rip));
+static_assert(PROGRAM_NEW_CODE == user_new_code && PROGRAM_SINGLE_STEP == user_single_step);
+
+// One page-table's worth of small pages costs less to fill in at once than to fault in.
+constexpr std::uint64_t populate_max = 65536;
+constexpr int efault = 14, einval = 22;
+
+void report(std::uint32_t turn)
+{
+    // Sequentially consistent, before the look at worker_sleeping: the worker sets that
+    // and looks at the turn again before it sleeps.
+    __atomic_store_n(&report_area().turn, turn, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&command().worker_sleeping, __ATOMIC_SEQ_CST) != 0) {
+        system_call(__NR_futex, address_of(&report_area().turn), FUTEX_WAKE, 1);
+    }
+}
+
+std::uint32_t wait_for_turn_after(std::uint32_t last)
+{
+    const std::uint32_t* turn = &command().turn;
+    for (std::uint32_t i = 0; i < __atomic_load_n(&command().spin, __ATOMIC_RELAXED); ++i) {
+        const std::uint32_t now = __atomic_load_n(turn, __ATOMIC_ACQUIRE);
+        if (now != last) return now;
+        __builtin_ia32_pause();
+    }
+    __atomic_store_n(&report_area().user_sleeping, 1, __ATOMIC_SEQ_CST);
+    std::uint32_t now;
+    while ((now = __atomic_load_n(turn, __ATOMIC_SEQ_CST)) == last) {
+        system_call(__NR_futex, address_of(turn), FUTEX_WAIT, last);
+    }
+    __atomic_store_n(&report_area().user_sleeping, 0, __ATOMIC_RELAXED);
+    return now;
+}
+
+void unmap_window()
+{
+    system_call(__NR_munmap, 0, user_image);
+    system_call(__NR_munmap, user_engine_end, user_window_end - user_engine_end);
+}
+
+// In the guest's part of the address space, and nothing but data.
+bool acceptable(const UserMapping& mapping)
+{
+    constexpr std::uint32_t prot_known = PROT_READ | PROT_WRITE | user_protect_only;
+    const std::uint64_t end = mapping.address + mapping.length;
+    if (end <= mapping.address || end > user_window_end) return false;
+    if (mapping.address < user_engine_end && end > user_image) return false;
+    return (mapping.prot & ~prot_known) == 0;
+}
+
+// 0 or an errno.
+int change(const UserMapping& mapping)
+{
+    if (!acceptable(mapping)) return einval;
+    long result;
+    if (mapping.prot == 0) {
+        result = system_call(__NR_munmap, mapping.address, mapping.length);
+    } else if ((mapping.prot & user_protect_only) != 0) {
+        result = system_call(__NR_mprotect, mapping.address, mapping.length,
+                             mapping.prot & ~user_protect_only);
+    } else {
+        const unsigned populate = mapping.length <= populate_max ? MAP_POPULATE : 0u;
+        result = system_call(__NR_mmap, mapping.address, mapping.length, mapping.prot,
+                             MAP_SHARED | MAP_FIXED | populate, user_ram_fd, mapping.offset);
+    }
+    return result < 0 && result > -4096 ? static_cast<int>(-result) : 0;
+}
+
+int change_mappings()
+{
+    const std::uint32_t count = command().mapping_count;
+    if (count > user_mappings_max) return einval;
+    for (std::uint32_t i = 0; i < count; ++i) {
+        if (const int error = change(command().mappings[i]); error != 0) return error;
+    }
+    return 0;
+}
+
+void save_fpu()
+{
+    const std::uint64_t mask = command().xsave_mask;
+    asm volatile("xsave64 %0"
+                 : "+m"(report_area().xsave)
+                 : "a"(static_cast<std::uint32_t>(mask)), "d"(static_cast<std::uint32_t>(mask >> 32)));
+}
+
+void load_fpu()
+{
+    const std::uint64_t mask = command().xsave_mask;
+    asm volatile("xrstor64 %0"
+                 :
+                 : "m"(command().xsave), "a"(static_cast<std::uint32_t>(mask)),
+                   "d"(static_cast<std::uint32_t>(mask >> 32)));
+}
+
+// Whether guest code is to be entered.
+bool obey()
+{
+    const std::uint32_t actions = command().actions;
+    if ((actions & user_save_fpu) != 0) save_fpu();
+    if ((actions & user_exit) != 0) leave(0);
+    if ((actions & user_unmap_all) != 0) unmap_window();
+    const int error = change_mappings();
+    report_area().mapping_error = error;
+    if (error != 0) context().exit = exit_cancelled;
+    if ((actions & user_load_fpu) != 0) load_fpu();
+    return error == 0 && (actions & user_run) != 0;
+}
+
+}  // namespace
+
+void serve(std::uint32_t turn)
+{
+    for (;;) {
+        report(turn);
+        turn = wait_for_turn_after(turn);
+        if (obey()) enter_guest(turn);
+    }
+}
+
+void crash(std::uint64_t vector)
+{
+    report_area().crashed = static_cast<std::uint32_t>(vector + 1);
+    report(command().turn);
+    leave(1);
+}
+
+// The worker changes nothing in a command before it has the report: its turn is still the one
+// that led into guest code.
+void left_guest()
+{
+    serve(command().turn);
+}
+
+void cancelled()
+{
+    context().exit = exit_cancelled;
+    serve(command().turn);
+}
+
+}  // namespace doppel::engine::translate::program
