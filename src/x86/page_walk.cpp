@@ -191,6 +191,15 @@ std::uint32_t error_code(const PagingState& paging, bool nxe, Access access, boo
     return code;
 }
 
+bool all_accessed(const Path& path)
+{
+    for (unsigned i = 0; i < path.count; ++i) {
+        const Step& step = path.steps[i];
+        if (step.has_accessed && (step.value & entry::A) == 0) return false;
+    }
+    return true;
+}
+
 // True when every entry has its A (and the leaf its D) bit; false: an entry changed under
 // us, and the walk has to start over from what is there now.
 bool update_accessed_dirty(PageTableMemory& memory, Path& path, unsigned entry_size, Access access)
@@ -211,7 +220,7 @@ WalkResult walk_with(PageTableMemory& memory, const PagingState& paging, std::ui
                      Access access, bool user, Updates updates)
 {
     if ((paging.cr0 & cr0::PG) == 0) {
-        return Translation{Gpa{linear}, 4 * KIB, true, true, true, true, false};
+        return Translation{Gpa{linear}, 4 * KIB, true, true, true, true, false, true};
     }
     const Walker walker{memory, paging, linear};
     const std::uint32_t code = error_code(paging, walker.nxe(), access, user);
@@ -240,6 +249,7 @@ WalkResult walk_with(PageTableMemory& memory, const PagingState& paging, std::ui
         translation.writable = rights.write;
         translation.executable = rights.execute;
         translation.dirty = (leaf & entry::D) != 0;
+        translation.accessed = all_accessed(path);
         translation.global = (leaf & entry::G) != 0 && (paging.cr4 & cr4::PGE) != 0;
         return translation;
     }

@@ -26,9 +26,11 @@ struct Translation {
     // What the TLB may remember. user, global: of the page, over all levels. writable,
     // executable: whether an access with the same `user` and PagingState may write or execute
     // here (WP, SMEP and SMAP included). dirty: the leaf's D bit is set after the walk; a
-    // TLB that lets a write through without it loses the D update. All true but global
-    // when paging is off.
-    bool user = false, writable = false, executable = false, dirty = false, global = false;
+    // TLB that lets a write through without it loses the D update. accessed: the A bits of the
+    // leaf and of all entries above it are set; only such a translation may be remembered
+    // (SDM 4.10.2.3), and only probe() finds others. All true but global when paging is off.
+    bool user = false, writable = false, executable = false, dirty = false, global = false,
+         accessed = false;
 };
 
 using WalkResult = std::variant<Translation, Fault>;

@@ -27,6 +27,13 @@ public:
     virtual std::optional<RamPiece> ram(base::Gpa gpa) noexcept = 0;
     // The RAM page at this offset holds translated code: it is mapped read-only.
     virtual bool holds_code(std::uint64_t ram_offset) noexcept = 0;
+    // The first page in [begin, end) that holds code, or `end`; offsets of pages. Asked for
+    // runs of up to a gigabyte: who has a map of code pages answers from that.
+    virtual std::uint64_t next_code_page(std::uint64_t begin, std::uint64_t end) noexcept
+    {
+        while (begin < end && !holds_code(begin)) begin += base::page_size;
+        return begin;
+    }
 };
 
 // How a window changes the address space that it describes. Addresses are host addresses,
