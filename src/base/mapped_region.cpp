@@ -25,4 +25,15 @@ Result<MappedRegion> MappedRegion::map(std::size_t size, int prot, int flags, in
     return MappedRegion{static_cast<std::byte*>(address), size};
 }
 
+Result<MappedRegion> MappedRegion::map_at(void* address, std::size_t size, int prot, int flags,
+                                          int fd, long offset)
+{
+    void* mapped = ::mmap(address, size, prot, flags | MAP_FIXED_NOREPLACE, fd, offset);
+    if (mapped == MAP_FAILED) return errno_error(ErrorKind::host, "Cannot map memory", errno);
+    MappedRegion region{static_cast<std::byte*>(mapped), size};
+    // Kernels before 4.17 take the flag for a hint.
+    if (mapped != address) return host_error("Cannot map memory where it has to be");
+    return region;
+}
+
 }  // namespace doppel::base

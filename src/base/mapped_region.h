@@ -24,6 +24,9 @@ public:
     // prot and flags as for mmap(2); fd -1 with MAP_ANONYMOUS.
     static Result<MappedRegion> map(std::size_t size, int prot, int flags, int fd = -1,
                                     long offset = 0);
+    // At this address and no other: fails when something is there already.
+    static Result<MappedRegion> map_at(void* address, std::size_t size, int prot, int flags,
+                                       int fd = -1, long offset = 0);
 
     [[nodiscard]] std::byte* data() const { return data_; }
     [[nodiscard]] std::size_t size() const { return size_; }

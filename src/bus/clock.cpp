@@ -173,6 +173,11 @@ public:
         return shared_->stopped ? shared_->stopped_tsc.load() : __rdtsc() - shared_->offset_tsc;
     }
     [[nodiscard]] std::uint64_t tsc_hz() const override { return tsc_hz_; }
+    [[nodiscard]] std::optional<HostOffsets> host_offsets() const override
+    {
+        if (shared_->stopped) return std::nullopt;
+        return HostOffsets{shared_->offset_ns, shared_->offset_tsc};
+    }
 
     std::unique_ptr<Timer> create_timer(std::function<void()> callback) override
     {

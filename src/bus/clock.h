@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 
 #include "base/event_loop.h"
 #include "base/result.h"
@@ -20,6 +21,14 @@ public:
     virtual void cancel() = 0;
 };
 
+// How a running clock follows from the host's: now_ns() is CLOCK_MONOTONIC minus
+// monotonic_ns, tsc() is the host's TSC minus tsc (mod 2^64).
+struct HostOffsets {
+    std::uint64_t monotonic_ns = 0;
+    std::uint64_t tsc = 0;
+    bool operator==(const HostOffsets&) const = default;
+};
+
 // Threads: all calls from any thread.
 class VmClock {
 public:
@@ -28,6 +37,9 @@ public:
     // Guest time-stamp counter: rises at tsc_hz(), stops with the clock.
     [[nodiscard]] virtual std::uint64_t tsc() const = 0;
     [[nodiscard]] virtual std::uint64_t tsc_hz() const = 0;
+    // For another process that has to keep the same time. Nothing: the clock stands still, or
+    // moves when it is told to.
+    [[nodiscard]] virtual std::optional<HostOffsets> host_offsets() const { return std::nullopt; }
     virtual std::unique_ptr<Timer> create_timer(std::function<void()> callback) = 0;
 };
 

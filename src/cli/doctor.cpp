@@ -63,7 +63,9 @@ std::string report(const Host& host)
                                            host.huge_page_kib));
     text += "\nEngines\n";
     text += line("kvm", kvm_engine_text(host));
-    text += line("translate", "not built yet");
+    text += line("translate", host.translate_problem.empty()
+                                      ? "works"
+                                      : "does not work: " + host.translate_problem);
     text += line("interpret", "works");
     text += line("auto", fmt::format("means {} here", engine::name(choice.kind)));
     return text;

@@ -36,7 +36,8 @@ Usage: doppel run --kernel FILE [OPTIONS]
                         auto       the fastest that works here; says which, why
                         kvm        the Linux kernel's hypervisor, /dev/kvm
                         interpret  works on every host, slowly
-                        translate  not built yet
+                        translate  the guest's own instructions, in a sandbox: faster
+                                   than interpret, needs no /dev/kvm
   --memory SIZE       Guest memory, with suffix K, M or G (default: 512M)
   --cpus N            Number of processors; 1 is all there is for now
   --console WHERE     The first serial port (default: stdio)

@@ -105,6 +105,7 @@ Host probe_host()
     host.pku = has_word(flags, "ospke");
     host.fsgsbase = (::getauxval(AT_HWCAP2) & hwcap2_fsgsbase) != 0;
     host.kvm = engine::probe_kvm();
+    host.translate_problem = engine::translate_problem();
     host.kvm_modules = kvm_modules();
     host.userfaultfd_problem = probe_userfaultfd();
     host.io_uring_problem = probe_io_uring();

@@ -11,6 +11,7 @@ namespace doppel::cli {
 
 struct Host {
     engine::KvmProbe kvm;         // measured
+    std::string translate_problem;  // empty: the translate engine works
     std::string kvm_modules;      // "kvm_intel", "kvm_pvm", ...; empty when built in
     bool hypervisor = false;      // this host is a guest itself
     std::string cpu_model;

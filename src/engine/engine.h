@@ -81,5 +81,9 @@ public:
 
 base::Result<std::unique_ptr<Engine>> create_kvm_engine(const EngineConfig& config);
 base::Result<std::unique_ptr<Engine>> create_interpret_engine(const EngineConfig& config);
+base::Result<std::unique_ptr<Engine>> create_translate_engine(const EngineConfig& config);
+// Why this build or host cannot run the translate engine; empty: it can, for all that can be
+// told without trying.
+std::string translate_problem();
 
 }  // namespace doppel::engine

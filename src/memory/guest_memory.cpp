@@ -27,6 +27,24 @@ base::Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::uint64_t ram
     return memory;
 }
 
+base::Result<std::unique_ptr<GuestMemory>> GuestMemory::attach(base::Fd fd, std::uint64_t ram_size,
+                                                               void* address)
+{
+    if (ram_size == 0 || ram_size % base::page_size != 0) {
+        return base::host_error("Guest memory to attach has no whole number of pages");
+    }
+    constexpr int prot = PROT_READ | PROT_WRITE;
+    constexpr int flags = MAP_SHARED | MAP_NORESERVE;
+    std::unique_ptr<GuestMemory> memory{new GuestMemory};
+    memory->fd_ = std::move(fd);
+    memory->ram_ = address == nullptr
+                       ? TRY(base::MappedRegion::map(ram_size, prot, flags, memory->fd_.get()))
+                       : TRY(base::MappedRegion::map_at(address, ram_size, prot, flags,
+                                                        memory->fd_.get()));
+    ::madvise(memory->ram_.data(), memory->ram_.size(), MADV_HUGEPAGE);
+    return memory;
+}
+
 base::Result<void> GuestMemory::add_slot(Gpa start, std::uint64_t size, std::uint64_t offset,
                                          bool read_only)
 {
@@ -92,6 +110,11 @@ bool GuestMemory::write(Gpa gpa, std::span<const std::byte> from)
 bool GuestMemory::load(Gpa gpa, std::span<const std::byte> from)
 {
     return copy_in(gpa, from, true);
+}
+
+void GuestMemory::written_elsewhere(Gpa start, std::uint64_t size)
+{
+    for (WriteListener* listener : listeners_) listener->on_write(start, size);
 }
 
 void GuestMemory::clear()

@@ -45,6 +45,11 @@ public:
     // ram_size: bytes, a multiple of 4 KiB, not zero. `ram` becomes slots through add_slot.
     static base::Result<std::unique_ptr<GuestMemory>> create(std::uint64_t ram_size);
 
+    // Another process's guest memory: `fd` is that memory's fd(), ram_size its ram_size(), and
+    // `address` where to map it (nullptr: anywhere). Slots are added as by the other process.
+    static base::Result<std::unique_ptr<GuestMemory>> attach(base::Fd fd, std::uint64_t ram_size,
+                                                             void* address);
+
     // Shows [offset, offset+size) of RAM at guest-physical `start`. Slots may not overlap.
     base::Result<void> add_slot(Gpa start, std::uint64_t size, std::uint64_t offset,
                                 bool read_only = false);
@@ -91,6 +96,21 @@ public:
     // Fills RAM with zeros (machine reset) and tells the listeners.
     void clear();
 
+    // Tells the listeners of a write that another process made.
+    void written_elsewhere(Gpa start, std::uint64_t size);
+
+    // One bit a RAM page: code was decoded or translated from it. Nobody clears bits. Shared
+    // with another process that attached this memory, which may skip telling of its writes to
+    // pages without the bit. At most one such map; set before any vCPU runs.
+    void share_code_map(std::atomic<std::uint64_t>* map) { code_map_ = map; }
+    // Before the code's bytes are read: a writer writes first and looks at the bit second.
+    void note_code(std::uint64_t ram_offset)
+    {
+        if (code_map_ == nullptr) return;
+        const std::uint64_t page = ram_offset >> base::page_shift;
+        code_map_[page / 64].fetch_or(std::uint64_t{1} << (page % 64), std::memory_order_seq_cst);
+    }
+
     // Listeners are added before any vCPU runs and outlive the memory's last write.
     void add_listener(WriteListener& listener) { listeners_.push_back(&listener); }
 
@@ -102,6 +122,7 @@ private:
     base::MappedRegion ram_;
     std::vector<Slot> slots_;
     std::vector<WriteListener*> listeners_;
+    std::atomic<std::uint64_t>* code_map_ = nullptr;
 };
 
 }  // namespace doppel::memory

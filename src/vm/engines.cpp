@@ -8,18 +8,15 @@ EngineFactory engine_factory(engine::EngineKind kind)
     switch (kind) {
     case engine::EngineKind::kvm: return engine::create_kvm_engine;
     case engine::EngineKind::interpret: return engine::create_interpret_engine;
-    case engine::EngineKind::translate: break;
+    case engine::EngineKind::translate: return engine::create_translate_engine;
     }
-    return [](const engine::EngineConfig&) -> base::Result<std::unique_ptr<engine::Engine>> {
-        return base::usage_error(
-            "--engine translate: not built yet; use auto, kvm or interpret");
-    };
+    return engine::create_interpret_engine;
 }
 
 base::Result<std::unique_ptr<Vm>> Vm::create(const VmConfig& config)
 {
     if (!config.engine) {
-        return base::usage_error("--engine: none chosen; use kvm or interpret");
+        return base::usage_error("--engine: none chosen; use kvm, translate or interpret");
     }
     return create(config, engine_factory(*config.engine));
 }

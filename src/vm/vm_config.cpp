@@ -137,10 +137,6 @@ base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory)
         return base::usage_error(fmt::format(
             "--cpus {}: only one CPU is supported for now; use --cpus 1", config.cpus));
     }
-    if (config.engine == engine::EngineKind::translate) {
-        return base::usage_error(
-            "--engine translate: not built yet; use auto, kvm or interpret");
-    }
     return {};
 }
 

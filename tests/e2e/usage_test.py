@@ -48,7 +48,6 @@ class BadInput(TestCase):
             ((*kernel, "--cpus", "2"), ["--cpus", "2"]),
             ((*kernel, "--cpus", "many"), ["--cpus", "many"]),
             ((*kernel, "--engine", "warp"), ["--engine", "warp", "interpret"]),
-            ((*kernel, "--engine", "translate"), ["translate", "not built yet"]),
             ((*kernel, "--console", "moon"), ["--console", "moon"]),
             ((*kernel, "--console", "file:"), ["--console"]),
             ((*kernel, "--console", "file:/nowhere/at/all"), ["--console", "/nowhere/at/all"]),

@@ -16,7 +16,7 @@ namespace doppel::engine::translate {
 
 enum class Request : std::uint32_t {
     none,
-    run,             // -> a Reply below
+    run,             // -> a Reply below; complete_read first if answers_read
     complete_read,   // value: answers the last read; -> done
     get_state,       // -> done, Mailbox::state filled
     set_state,       // Mailbox::state -> done
@@ -49,10 +49,16 @@ struct Event {
 
 inline constexpr unsigned event_count = 1024;  // a power of two
 
+// Mailbox::in_guest: how the worker is made to look at `attention`.
+inline constexpr std::uint32_t in_engine = 0;     // it looks before it runs guest code
+inline constexpr std::uint32_t in_guest_code = 1; // by the kick signal
+inline constexpr std::uint32_t asleep_in_hlt = 2; // by a futex wake of `attention`
+
 struct Mailbox {
     alignas(64) std::atomic<std::uint32_t> request_turn;  // futex
     std::atomic<std::uint32_t> worker_waiting;
     std::uint32_t request;                                // Request
+    std::uint32_t answers_read;                           // run: `value` answers the last read
     std::uint64_t value;
     std::uint64_t budget;                                 // run: instructions, 0 no limit
 
@@ -68,25 +74,21 @@ struct Mailbox {
     // a futex wake if it sleeps in HLT).
     alignas(64) std::atomic<std::uint32_t> attention;     // futex
     std::atomic<std::uint32_t> kicked;                    // run() is to return Reply::kick
-    std::atomic<std::uint32_t> in_guest;                  // worker: 1 guest code, 2 asleep in HLT
+    std::atomic<std::uint32_t> in_guest;                  // worker: see Whereabouts
+    std::atomic<std::uint32_t> all_memory_written;        // too many memory_written for the ring
     alignas(64) std::atomic<std::uint32_t> event_head;    // VMM (under its own lock)
     alignas(64) std::atomic<std::uint32_t> event_tail;    // worker
     Event events[event_count];
 
-    // The VM's clock, as HostVmClock computes it: written by the VMM when it starts or stops;
-    // odd while it is being written.
-    alignas(64) std::atomic<std::uint32_t> clock_sequence;
-    std::uint32_t clock_running;
-    std::uint64_t tsc_hz;
-    std::uint64_t tsc_base;      // guest TSC = host TSC + tsc_base while running
-    std::uint64_t now_base_ns;   // guest time at host TSC == now_base_tsc
-    std::uint64_t now_base_tsc;
+    // The VM's clock: written by the VMM before Request::run (never while the worker runs
+    // guest code) when it started, stopped or was set.
+    alignas(64) std::uint32_t clock_running;
+    std::uint64_t tsc_base;      // running: guest TSC = host TSC + this; else the guest TSC
+    std::uint64_t now_base_ns;   // running: guest ns = CLOCK_MONOTONIC + this; else guest ns
 
     alignas(64) x86::CpuState state;
-    char text[65536];
+    char text[65536];            // ends with a zero
 };
-
-// One bit a RAM page: it holds translated or decoded code, so a write by the VMM has to be
-// posted. Lies behind the mailbox in the arena.
+static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 
 }  // namespace doppel::engine::translate

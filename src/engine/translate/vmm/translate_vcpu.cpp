@@ -1,0 +1,292 @@
+#include "engine/translate/vmm/translate_vcpu.h"
+
+#include <x86intrin.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <thread>
+
+#include "engine/translate/link/futex.h"
+
+namespace doppel::engine::translate {
+
+namespace {
+
+// How long to look for a reply before sleeping: as long as replies have lately been worth it.
+constexpr std::uint64_t spin_ns_min = 2'000, spin_ns_max = 50'000;
+constexpr std::uint64_t second = 1'000'000'000;
+// How often a waiting VMM looks whether the worker lives.
+constexpr std::uint64_t look_every = second / 10;
+// A worker that does not answer for so long (when kicked, if it runs guest code) never will.
+constexpr std::uint64_t patience = 20 * second;
+// Larger writes are posted without a look at every page.
+constexpr std::uint64_t large_write = 1u << 20;
+
+// The worker may change what it shows at any time: one load, then checks.
+template <typename T>
+T once(const T& shared)
+{
+    return *static_cast<const volatile T*>(&shared);
+}
+
+}  // namespace
+
+TranslateVcpu::TranslateVcpu(const EngineConfig& config, bus::InterruptSource* const& source,
+                             Arena arena, std::unique_ptr<WorkerProcess> process)
+    : config_(config), source_(source), arena_(std::move(arena)), mailbox_(arena_.mailbox()),
+      process_(std::move(process)), post_(mailbox_, arena_.setup(), *process_),
+      several_processors_(std::thread::hardware_concurrency() > 1), spin_ns_(spin_ns_min)
+{
+}
+
+base::Result<std::unique_ptr<TranslateVcpu>> TranslateVcpu::create(
+    const EngineConfig& config, unsigned index, bus::InterruptSource* const& source)
+{
+    Arena arena = TRY(Arena::create(config, index));
+    auto process = TRY(WorkerProcess::start(arena.fd(), config.memory.fd()));
+    std::unique_ptr<TranslateVcpu> vcpu{
+        new TranslateVcpu{config, source, std::move(arena), std::move(process)}};
+    const auto ready = vcpu->call(Request::none);
+    if (!ready) return base::host_error(vcpu->failure_);
+    if (*ready != Reply::done) {
+        return base::host_error("The translate engine's worker cannot start: " + vcpu->text());
+    }
+    config.memory.add_listener(*vcpu);
+    return vcpu;
+}
+
+// ---- talking to the worker ---------------------------------------------------------------------
+
+void TranslateVcpu::send(Request request) const noexcept
+{
+    mailbox_.request = static_cast<std::uint32_t>(request);
+    // The worker sets its flag first and looks at the turn second.
+    mailbox_.request_turn.store(++turn_, std::memory_order_seq_cst);
+    if (mailbox_.worker_waiting.load(std::memory_order_seq_cst) != 0) {
+        futex_wake(mailbox_.request_turn);
+    }
+}
+
+bool TranslateVcpu::replied_within(std::uint64_t deadline_ns) const noexcept
+{
+    const timespec deadline = to_timespec(deadline_ns);
+    mailbox_.vmm_waiting.store(1, std::memory_order_seq_cst);
+    for (;;) {
+        const std::uint32_t seen = mailbox_.reply_turn.load(std::memory_order_seq_cst);
+        const bool replied = seen == turn_;
+        if (replied || monotonic_ns() >= deadline_ns) {
+            mailbox_.vmm_waiting.store(0, std::memory_order_relaxed);
+            return replied;
+        }
+        futex_wait(mailbox_.reply_turn, seen, &deadline);
+    }
+}
+
+std::optional<Reply> TranslateVcpu::await(bool running) const noexcept
+{
+    const auto replied = [this] {
+        return mailbox_.reply_turn.load(std::memory_order_acquire) == turn_;
+    };
+    const auto reply = [this] { return static_cast<Reply>(once(mailbox_.reply)); };
+    const std::uint64_t start = monotonic_ns();
+    if (several_processors_) {
+        while (!replied() && monotonic_ns() - start < spin_ns_) _mm_pause();
+        if (replied()) return reply();
+    }
+    std::uint64_t unanswered_since = start;
+    for (std::uint64_t now = start;; now = monotonic_ns()) {
+        if (replied_within(now + look_every)) break;
+        if (const auto death = process_->death()) {
+            // It may have replied before it died.
+            if (replied()) break;
+            failure_ = "The translate engine's worker process died (" + *death + ")";
+            if (const std::string last = text(); !last.empty()) failure_ += ": " + last;
+            return std::nullopt;
+        }
+        if (running && mailbox_.kicked.load(std::memory_order_relaxed) == 0) unanswered_since = now;
+        if (now - unanswered_since > patience) {
+            failure_ = "The translate engine's worker process does not answer";
+            return std::nullopt;
+        }
+    }
+    const bool worth_it = monotonic_ns() - start < spin_ns_max;
+    spin_ns_ = worth_it ? spin_ns_max : std::max(spin_ns_ / 2, spin_ns_min);
+    return reply();
+}
+
+std::optional<Reply> TranslateVcpu::call(Request request) const noexcept
+{
+    if (!failure_.empty()) return std::nullopt;
+    publish_clock();
+    mailbox_.text[0] = '\0';
+    send(request);
+    return await(false);
+}
+
+std::string TranslateVcpu::text() const
+{
+    // Copied first: what is looked at must not change meanwhile.
+    std::string copy(mailbox_.text, sizeof mailbox_.text);
+    copy.resize(::strnlen(copy.data(), copy.size()));
+    std::replace_if(
+        copy.begin(), copy.end(),
+        [](char c) { return c != '\n' && (c < ' ' || c > '~'); }, '?');
+    return copy;
+}
+
+void TranslateVcpu::publish_clock() const noexcept
+{
+    if (const auto offsets = config_.clock.host_offsets()) {
+        mailbox_.clock_running = 1;
+        mailbox_.tsc_base = -offsets->tsc;
+        mailbox_.now_base_ns = -offsets->monotonic_ns;
+    } else {
+        mailbox_.clock_running = 0;
+        mailbox_.tsc_base = config_.clock.tsc();
+        mailbox_.now_base_ns = config_.clock.now_ns();
+    }
+}
+
+// ---- running -----------------------------------------------------------------------------------
+
+Exit TranslateVcpu::run() noexcept
+{
+    if (!failure_.empty()) return ErrorExit{failure_};
+    publish_clock();
+    post_.flush();
+    mailbox_.text[0] = '\0';
+    mailbox_.budget = budget_;
+    mailbox_.answers_read = read_ ? 1 : 0;
+    mailbox_.value = read_.value_or(0);
+    read_.reset();
+    for (Request request = Request::run;; request = Request::source_answer) {
+        send(request);
+        const auto reply = await(true);
+        if (!reply) return ErrorExit{failure_};
+        if (*reply == Reply::acknowledge) {
+            ++counts_.acknowledges;
+            // Nobody to ask: what a PIC says when nothing is there.
+            constexpr std::uint8_t spurious = 7;
+            mailbox_.value = source_ == nullptr ? spurious : source_->acknowledge();
+        } else if (*reply == Reply::end_of_interrupt) {
+            ++counts_.ends;
+            const auto vector = static_cast<std::uint8_t>(once(mailbox_.reply_value));
+            if (source_ != nullptr) source_->end_of_interrupt(vector);
+            mailbox_.value = 0;
+        } else {
+            return exit_of(*reply);
+        }
+    }
+}
+
+Exit TranslateVcpu::exit_of(Reply reply) noexcept
+{
+    const std::uint64_t address = once(mailbox_.address);
+    const std::uint64_t value = once(mailbox_.reply_value);
+    const std::uint32_t wide = once(mailbox_.size);
+    const bool port = reply == Reply::io_read || reply == Reply::io_write;
+    const bool memory = reply == Reply::mmio_read || reply == Reply::mmio_write;
+    const bool known_size = wide == 1 || wide == 2 || wide == 4 || (wide == 8 && memory);
+    if ((port || memory) && !known_size) return nonsense("the size of an access");
+    if (port && address > 0xffff) return nonsense("a port");
+    const auto size = static_cast<std::uint8_t>(wide);
+    switch (reply) {
+    case Reply::kick: return KickExit{};
+    case Reply::halt: return HaltExit{};
+    case Reply::io_read: return IoReadExit{static_cast<std::uint16_t>(address), size};
+    case Reply::io_write: return IoWriteExit{static_cast<std::uint16_t>(address), size, value};
+    case Reply::mmio_read: return MmioReadExit{base::Gpa{address}, size};
+    case Reply::mmio_write: return MmioWriteExit{base::Gpa{address}, size, value};
+    case Reply::shutdown: return ShutdownExit{text()};
+    case Reply::error: return ErrorExit{text()};
+    default: return nonsense("a reply");
+    }
+}
+
+Exit TranslateVcpu::nonsense(const char* what) noexcept
+{
+    failure_ = std::string{"The translate engine's worker process sent nonsense: "} + what;
+    return ErrorExit{failure_};
+}
+
+void TranslateVcpu::complete_read(std::uint64_t value) noexcept
+{
+    read_ = value;
+}
+
+void TranslateVcpu::wait() noexcept
+{
+    // Nothing lasts so long that the worker's death must be found out sooner; run() does.
+    post_.wait(monotonic_ns() + second);
+}
+
+// ---- state -------------------------------------------------------------------------------------
+
+x86::CpuState TranslateVcpu::state() noexcept
+{
+    if (read_) {
+        mailbox_.value = *read_;
+        read_.reset();
+        static_cast<void>(call(Request::complete_read));
+    }
+    if (!call(Request::get_state)) return {};
+    return mailbox_.state;
+}
+
+void TranslateVcpu::set_state(const x86::CpuState& state) noexcept
+{
+    read_.reset();
+    mailbox_.state = state;
+    static_cast<void>(call(Request::set_state));
+}
+
+void TranslateVcpu::reset_apic() noexcept
+{
+    post_.flush();
+    static_cast<void>(call(Request::reset_apic));
+}
+
+std::uint64_t TranslateVcpu::instructions() const noexcept
+{
+    return once(mailbox_.instructions);
+}
+
+void TranslateVcpu::counters(base::CounterList& list) const
+{
+    const EventPost::Counters posted = post_.counters();
+    list.add("translate.events", posted.events);
+    list.add("translate.events_merged", posted.merged);
+    list.add("translate.kick_signals", posted.signals);
+    list.add("translate.halt_wakes", posted.wakes);
+    list.add("translate.acknowledges", counts_.acknowledges);
+    list.add("translate.ends_of_interrupt", counts_.ends);
+    if (!call(Request::counters)) return;
+    const std::string all = text();
+    for (std::string_view left = all; !left.empty();) {
+        const std::string_view line = left.substr(0, left.find('\n'));
+        left.remove_prefix(std::min(line.size() + 1, left.size()));
+        const std::size_t space = line.find(' ');
+        if (space == std::string_view::npos) continue;
+        std::uint64_t value = 0;
+        std::from_chars(line.data() + space + 1, line.data() + line.size(), value);
+        list.add(std::string{line.substr(0, space)}, value);
+    }
+}
+
+// ---- memory ------------------------------------------------------------------------------------
+
+void TranslateVcpu::on_write(base::Gpa start, std::uint64_t size) noexcept
+{
+    bool code = size >= large_write;
+    for (std::uint64_t done = 0; done < size && !code;) {
+        const base::Gpa at = start + done;
+        if (const memory::Slot* slot = config_.memory.find(at)) {
+            code = arena_.holds_code(slot->offset + (at.value - slot->start.value));
+        }
+        done += base::page_size - at.page_offset();
+    }
+    if (code) post_.post({Event::memory_written, 0, start.value, size});
+}
+
+}  // namespace doppel::engine::translate

@@ -1,0 +1,81 @@
+// A vCPU of the translate engine: the VMM's side. The worker process runs the guest; this asks,
+// waits, and hands the worker's exits to the VM loop.
+//
+//   vCPU thread:  run() = { Request::run; await; answer acknowledge and EOI; Reply ─▶ Exit }
+//   any thread:   deliver(), inject_nmi(), kick(), writes to memory ─▶ EventPost
+//
+// Lock rule as in engine/interpret/vcpu.h: calls to the InterruptSource, which take the device
+// lock, are made from run() with no lock of ours held; EventPost's mutex may be taken with the
+// device lock held.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "engine/engine.h"
+#include "engine/translate/vmm/arena.h"
+#include "engine/translate/vmm/launch.h"
+#include "engine/translate/vmm/post.h"
+
+namespace doppel::engine::translate {
+
+class TranslateVcpu final : public Vcpu, private memory::WriteListener {
+public:
+    // `source` is where the engine keeps what connect() gave it; nullptr inside: nobody.
+    static base::Result<std::unique_ptr<TranslateVcpu>> create(const EngineConfig& config,
+                                                               unsigned index,
+                                                               bus::InterruptSource* const& source);
+    ~TranslateVcpu() override = default;
+
+    // Vcpu
+    Exit run() noexcept override;
+    void complete_read(std::uint64_t value) noexcept override;
+    void kick() noexcept override { post_.kick(); }
+    void wait() noexcept override;
+    x86::CpuState state() noexcept override;
+    void set_state(const x86::CpuState& state) noexcept override;
+    void set_budget(std::uint64_t instructions) noexcept override { budget_ = instructions; }
+    std::uint64_t instructions() const noexcept override;
+    void counters(base::CounterList& list) const override;
+
+    // Interrupts, from any thread.
+    void post(const Event& event) noexcept { post_.post(event); }
+    void reset_apic() noexcept;
+
+private:
+    TranslateVcpu(const EngineConfig& config, bus::InterruptSource* const& source, Arena arena,
+                  std::unique_ptr<WorkerProcess> process);
+
+    // WriteListener
+    void on_write(base::Gpa start, std::uint64_t size) noexcept override;
+
+    void send(Request request) const noexcept;
+    // Nothing: there will be no reply, see failure_.
+    std::optional<Reply> await(bool running) const noexcept;
+    std::optional<Reply> call(Request request) const noexcept;
+    bool replied_within(std::uint64_t deadline_ns) const noexcept;
+    [[nodiscard]] std::string text() const;
+    void publish_clock() const noexcept;
+    [[nodiscard]] Exit exit_of(Reply reply) noexcept;
+    [[nodiscard]] Exit nonsense(const char* what) noexcept;
+
+    EngineConfig config_;
+    bus::InterruptSource* const& source_;
+    Arena arena_;
+    Mailbox& mailbox_;
+    std::unique_ptr<WorkerProcess> process_;
+    EventPost post_;
+
+    std::uint64_t budget_ = 0;
+    bool several_processors_;
+    std::optional<std::uint64_t> read_;  // the answer to the last read, to go with run
+    mutable std::uint32_t turn_ = 0;
+    mutable std::uint64_t spin_ns_;
+    mutable std::string failure_;        // why the worker cannot be talked to any more
+    struct {
+        std::uint64_t acknowledges = 0, ends = 0;
+    } counts_;
+};
+
+}  // namespace doppel::engine::translate

@@ -1,0 +1,175 @@
+// The worker: the sandboxed process that runs the guest's instructions. Started by the VMM
+// (engine/translate/vmm) with the descriptors and the arena that link/arena.h describes.
+//
+//   main thread: sets up, then waits for the VMM's end
+//   vCPU thread: creates the vCPU, enters the sandbox, serves requests
+#include <malloc.h>
+#include <pthread.h>
+#include <sched.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <bit>
+#include <cerrno>
+#include <new>
+#include <vector>
+
+#include "engine/translate/layout.h"
+#include "engine/translate/link/arena.h"
+#include "engine/translate/worker/address_space.h"
+#include "engine/translate/worker/cpu_interface.h"
+#include "engine/translate/worker/sandbox.h"
+#include "engine/translate/worker/signals.h"
+
+namespace doppel::engine::translate {
+
+namespace {
+
+constexpr std::uint64_t spin_microseconds = 5;
+constexpr std::size_t stack_size = 1u << 20;
+
+// A status that says that there is no mailbox to say more in.
+constexpr int no_arena = 70;
+
+struct Arena {
+    base::MappedRegion region;
+    Mailbox* mailbox = nullptr;
+    Setup* setup = nullptr;
+    std::atomic<std::uint64_t>* code_map = nullptr;
+};
+
+base::Result<Arena> map_arena()
+{
+    struct stat status {};
+    if (::fstat(arena_fd, &status) != 0 ||
+        static_cast<std::uint64_t>(status.st_size) < arena_offset::code_map) {
+        return base::host_error("No arena");
+    }
+    Arena arena;
+    arena.region = TRY(base::MappedRegion::map(static_cast<std::size_t>(status.st_size),
+                                               PROT_READ | PROT_WRITE, MAP_SHARED, arena_fd));
+    std::byte* const base = arena.region.data();
+    // SAFETY: the VMM made these objects there before it started us; the arena is page-aligned
+    // and large enough for all three.
+    arena.mailbox = std::launder(reinterpret_cast<Mailbox*>(base + arena_offset::mailbox));
+    arena.setup = std::launder(reinterpret_cast<Setup*>(base + arena_offset::setup));
+    arena.code_map = reinterpret_cast<std::atomic<std::uint64_t>*>(base + arena_offset::code_map);
+    if (arena.setup->version != setup_version) return base::host_error("An arena of another version");
+    return arena;
+}
+
+base::Result<std::unique_ptr<memory::GuestMemory>> attach_memory(const Arena& arena)
+{
+    const Setup& setup = *arena.setup;
+    auto memory = TRY(memory::GuestMemory::attach(base::Fd{ram_fd}, setup.ram_size,
+                                                  std::bit_cast<void*>(worker_ram)));
+    for (unsigned i = 0; i < setup.slot_count; ++i) {
+        const SetupSlot& slot = setup.slots[i];
+        TRY(memory->add_slot(base::Gpa{slot.start}, slot.size, slot.offset, slot.read_only != 0));
+    }
+    memory->share_code_map(arena.code_map);
+    return memory;
+}
+
+std::uint64_t spin_ticks(std::uint64_t tsc_hz)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    const bool alone = ::sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) == 1;
+    return alone ? 0 : tsc_hz / 1'000'000 * spin_microseconds;
+}
+
+// Everything that the vCPU thread keeps.
+struct Worker {
+    Arena arena;
+    std::unique_ptr<memory::GuestMemory> memory;
+    std::unique_ptr<x86::CpuidPolicy> cpuid;
+    std::unique_ptr<WorkerClock> clock;
+    std::unique_ptr<VmmLink> link;
+    std::unique_ptr<CpuInterface> cpu;
+
+    base::Result<void> set_up()
+    {
+        TRY(use_signal_stack());
+        TRY(report_crashes(*arena.mailbox));
+        TRY(check_own_address_space());
+        // Timers and sleeps are the guest's: not 50 us late.
+        ::prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
+        const Setup& setup = *arena.setup;
+        memory = TRY(attach_memory(arena));
+        cpuid = std::make_unique<x86::CpuidPolicy>(x86::CpuidPolicy::from_entries(
+            {setup.cpuid, setup.cpuid + std::min(setup.cpuid_count, cpuid_entries_max)}));
+        clock = std::make_unique<WorkerClock>(*arena.mailbox, setup.tsc_hz);
+        cpu = TRY(create_cpu({*memory, *clock, *cpuid, *arena.mailbox, *link,
+                              setup.vcpu_index}));
+        arena.setup->worker_thread.store(static_cast<std::uint32_t>(::gettid()));
+        TRY(check_own_address_space());
+        return enter_sandbox();
+    }
+
+    [[noreturn]] void serve()
+    {
+        // The first request is Request::none: to say how setting up went.
+        static_cast<void>(link->next());
+        if (const auto ready = set_up(); !ready) {
+            link->answer(Reply::error, ready.error().text());
+            ::_exit(1);
+        }
+        link->answer(Reply::done);
+        for (;;) {
+            const Request request = link->next();
+            if (request == Request::exit) ::_exit(0);
+            cpu->handle(request);
+        }
+    }
+};
+
+// The VMM raised it to have the kernel place libraries and mappings low enough; the stack
+// itself must not grow into the supervisor window.
+void restore_stack_limit()
+{
+    rlimit limit{};
+    if (::getrlimit(RLIMIT_STACK, &limit) != 0) return;
+    limit.rlim_cur = std::min<rlim_t>(stack_size, limit.rlim_max);
+    ::setrlimit(RLIMIT_STACK, &limit);
+}
+
+int run()
+{
+    // No other arenas of malloc than the heap behind our image.
+    ::mallopt(M_ARENA_MAX, 1);
+    ::prctl(PR_SET_NAME, "doppel-worker", 0, 0, 0);
+    restore_stack_limit();
+    auto arena = map_arena();
+    if (!arena) return no_arena;
+    auto* worker = new Worker;
+    worker->arena = std::move(*arena);
+    worker->link =
+        std::make_unique<VmmLink>(*worker->arena.mailbox, spin_ticks(worker->arena.setup->tsc_hz));
+
+    // Not this thread's stack, which grows down from the end of the address space.
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, stack_size);
+    pthread_t thread{};
+    const auto entry = [](void* argument) -> void* { static_cast<Worker*>(argument)->serve(); };
+    if (::pthread_create(&thread, &attributes, entry, worker) != 0) return no_arena;
+
+    char byte = 0;
+    while (::read(lifeline_fd, &byte, 1) < 0 && errno == EINTR) {
+    }
+    ::_exit(0);
+}
+
+}  // namespace
+
+}  // namespace doppel::engine::translate
+
+int main()
+{
+    return doppel::engine::translate::run();
+}

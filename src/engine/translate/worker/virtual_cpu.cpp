@@ -1,0 +1,413 @@
+#include "engine/translate/worker/virtual_cpu.h"
+
+#include <algorithm>
+#include <string>
+
+#include "base/counters.h"
+#include "engine/translate/link/futex.h"
+#include "engine/translate/worker/signals.h"
+#include "x86/msr.h"
+
+namespace doppel::engine::translate {
+
+namespace {
+
+constexpr std::uint64_t nmi_poll = 64;         // instructions
+constexpr std::uint64_t timer_tolerance = 500;  // ns
+
+x86::LapicConfig lapic_config(const WorkerResources& resources)
+{
+    x86::LapicConfig lapic;
+    lapic.id = resources.index;
+    lapic.bootstrap = resources.index == 0;
+    lapic.tsc_hz = resources.clock.tsc_hz();
+    lapic.physical_address_bits = resources.cpuid.physical_address_bits();
+    return lapic;
+}
+
+}  // namespace
+
+VirtualCpu::VirtualCpu(const WorkerResources& resources)
+    : resources_(resources), mailbox_(resources.mailbox), apic_(lapic_config(resources))
+{
+}
+
+VirtualCpu::~VirtualCpu() = default;
+
+base::Result<void> VirtualCpu::initialise()
+{
+    interpreter_ = TRY(interpret::Interpreter::create(resources_.memory, resources_.clock,
+                                                      resources_.cpuid, *this));
+    timer_ = resources_.clock.create_timer(
+        [this] { timer_expired_.store(true, std::memory_order_relaxed); });
+    TRY(handle_wakes(
+        [](void* cpu, ucontext_t& context) {
+            auto* self = static_cast<VirtualCpu*>(cpu);
+            self->wake();
+            self->on_wake(context);
+        },
+        this));
+    load_state(x86::reset_state(resources_.index == 0));
+    return {};
+}
+
+// ---- requests ----------------------------------------------------------------------------------
+
+void VirtualCpu::handle(Request request)
+{
+    Reply reply = Reply::done;
+    switch (request) {
+    case Request::run:
+        if (mailbox_.answers_read != 0) interpreter_->complete_read(mailbox_.value);
+        reply = run();
+        break;
+    case Request::complete_read:
+        interpreter_->complete_read(mailbox_.value);
+        break;
+    case Request::get_state:
+        export_state();
+        save_state(mailbox_.state);
+        break;
+    case Request::set_state:
+        load_state(mailbox_.state);
+        state_loaded();
+        break;
+    case Request::reset_apic:
+        apic_.reset();
+        nmi_pending_ = false;
+        take_events(Taken::memory_alone);
+        arm_timer();
+        break;
+    case Request::counters:
+        write_counters();
+        break;
+    case Request::none:
+    case Request::source_answer:
+    case Request::exit:
+        break;
+    }
+    mailbox_.instructions = interpreter_->instructions();
+    resources_.link.answer(reply);
+}
+
+// ---- running -----------------------------------------------------------------------------------
+
+Reply VirtualCpu::run()
+{
+    const std::uint64_t budget = mailbox_.budget;
+    budget_end_ = budget == 0 ? 0 : interpreter_->instructions() + budget;
+    for (;;) {
+        // Before looking at what it announces.
+        mailbox_.attention.store(0, std::memory_order_seq_cst);
+        if (mailbox_.kicked.exchange(0, std::memory_order_seq_cst) != 0) {
+            ++counts_.kicks;
+            return Reply::kick;
+        }
+        take_events(Taken::all);
+        note(apic_.on_time(now()));
+        arm_timer();
+        inject_pending();
+        if (budget_end_ != 0 && interpreter_->instructions() >= budget_end_) return Reply::kick;
+        if (const auto reply = execute_once()) return *reply;
+    }
+}
+
+std::optional<Reply> VirtualCpu::execute_once()
+{
+    interpreter_->request_interrupt_window(something_pending());
+    std::uint64_t budget = budget_end_ == 0 ? 0 : budget_end_ - interpreter_->instructions();
+    // Nothing tells when a blocked NMI becomes deliverable: look often.
+    if (nmi_pending_) budget = budget == 0 ? nmi_poll : std::min(budget, nmi_poll);
+
+    // Whoever sets `attention` looks at in_guest afterwards: one of the two sees the other.
+    mailbox_.in_guest.store(in_guest_code, std::memory_order_seq_cst);
+    if (mailbox_.attention.load(std::memory_order_seq_cst) != 0) {
+        mailbox_.in_guest.store(in_engine, std::memory_order_relaxed);
+        return std::nullopt;
+    }
+    const Stop stop = advance(budget);
+    mailbox_.in_guest.store(in_engine, std::memory_order_relaxed);
+    switch (stop) {
+    case Stop::budget:
+        return std::nullopt;
+    case Stop::environment:
+        if (const std::string why = failure(); !why.empty()) {
+            set_text(mailbox_, why);
+            return Reply::error;
+        }
+        [[fallthrough]];
+    case Stop::attention:
+        ++counts_.attention;
+        return std::nullopt;
+    case Stop::exit:
+        break;
+    }
+    return answer_to(interpreter_->exit());
+}
+
+std::optional<Reply> VirtualCpu::answer_to(const Exit& exit)
+{
+    if (const auto* read = std::get_if<IoReadExit>(&exit)) {
+        return access(Reply::io_read, read->port, read->size, 0);
+    }
+    if (const auto* write = std::get_if<IoWriteExit>(&exit)) {
+        return access(Reply::io_write, write->port, write->size, write->value);
+    }
+    if (const auto* read = std::get_if<MmioReadExit>(&exit)) {
+        return access(Reply::mmio_read, read->gpa.value, read->size, 0);
+    }
+    if (const auto* write = std::get_if<MmioWriteExit>(&exit)) {
+        return access(Reply::mmio_write, write->gpa.value, write->size, write->value);
+    }
+    if (std::holds_alternative<HaltExit>(exit)) {
+        // An interrupt that may be taken ends the halt at once.
+        if (nmi_pending_ && interpreter_->nmi_allowed()) return std::nullopt;
+        const bool enabled = interpreter_->interrupts_enabled();
+        if (enabled && something_pending()) return std::nullopt;
+        ++counts_.halts;
+        if (!enabled) return Reply::halt;
+        sleep_in_hlt();
+        return std::nullopt;
+    }
+    std::string text;
+    Reply reply = Reply::error;
+    if (const auto* shutdown = std::get_if<ShutdownExit>(&exit)) {
+        reply = Reply::shutdown;
+        text = shutdown->reason;
+    } else if (const auto* error = std::get_if<ErrorExit>(&exit)) {
+        text = error->reason;
+    } else {
+        return std::nullopt;
+    }
+    set_text(mailbox_, text);
+    return reply;
+}
+
+Reply VirtualCpu::access(Reply kind, std::uint64_t address, unsigned size, std::uint64_t value)
+{
+    ++(kind == Reply::io_read || kind == Reply::io_write ? counts_.io : counts_.mmio);
+    mailbox_.address = address;
+    mailbox_.size = size;
+    mailbox_.reply_value = value;
+    return kind;
+}
+
+void VirtualCpu::sleep_in_hlt()
+{
+    const auto deadline = apic_.next_deadline(now());
+    timespec host{};
+    const bool timed = deadline && resources_.clock.host_time(*deadline, host);
+    mailbox_.in_guest.store(asleep_in_hlt, std::memory_order_seq_cst);
+    while (mailbox_.attention.load(std::memory_order_seq_cst) == 0) {
+        if (timed && resources_.clock.now_ns() >= *deadline) break;
+        futex_wait(mailbox_.attention, 0, timed ? &host : nullptr);
+    }
+    mailbox_.in_guest.store(in_engine, std::memory_order_relaxed);
+}
+
+// ---- interrupts --------------------------------------------------------------------------------
+
+void VirtualCpu::take_events(Taken which)
+{
+    const std::uint32_t head = mailbox_.event_head.load(std::memory_order_acquire);
+    if (mailbox_.all_memory_written.exchange(0, std::memory_order_acq_rel) != 0) {
+        for (const memory::Slot& slot : resources_.memory.slots()) {
+            resources_.memory.written_elsewhere(slot.start, slot.size);
+        }
+    }
+    std::uint32_t tail = mailbox_.event_tail.load(std::memory_order_relaxed);
+    for (; tail != head; ++tail) {
+        const Event event = mailbox_.events[tail % event_count];
+        mailbox_.event_tail.store(tail + 1, std::memory_order_release);
+        if (which == Taken::all || event.kind == Event::memory_written) take(event);
+    }
+}
+
+void VirtualCpu::take(const Event& event)
+{
+    switch (event.kind) {
+    case Event::msi: {
+        const auto message = x86::decode_msi(event.address, static_cast<std::uint32_t>(event.data));
+        if (message && apic_.matches(*message, false)) note(apic_.accept(*message));
+        break;
+    }
+    case Event::external_interrupt:
+        note(apic_.set_lint(0, event.level != 0));
+        break;
+    case Event::nmi:
+        note(apic_.set_lint(1, true));
+        note(apic_.set_lint(1, false));
+        break;
+    case Event::memory_written:
+        resources_.memory.written_elsewhere(base::Gpa{event.address}, event.data);
+        break;
+    }
+}
+
+void VirtualCpu::inject_pending()
+{
+    if (nmi_pending_ && interpreter_->nmi_allowed()) {
+        nmi_pending_ = false;
+        ++counts_.nmis;
+        interpreter_->deliver_nmi();
+        return;
+    }
+    if (!interpreter_->interruptible()) return;
+    std::uint8_t vector = 0;
+    if (apic_.external_pending()) {
+        vector = static_cast<std::uint8_t>(resources_.link.ask(Reply::acknowledge, 0));
+    } else if (apic_.pending_interrupt()) {
+        vector = apic_.acknowledge();
+    } else {
+        return;
+    }
+    ++counts_.interrupts;
+    interpreter_->deliver_interrupt(vector);
+}
+
+bool VirtualCpu::something_pending() const
+{
+    return apic_.external_pending() || apic_.pending_interrupt().has_value();
+}
+
+void VirtualCpu::note(x86::Accepted accepted) noexcept
+{
+    if (accepted == x86::Accepted::nmi) nmi_pending_ = true;
+}
+
+void VirtualCpu::carry_out(const x86::Effects& effects) noexcept
+{
+    // One vCPU: whatever an IPI is addressed to, it can only arrive here.
+    if (effects.ipi && apic_.matches(*effects.ipi, true)) note(apic_.accept(*effects.ipi));
+    if (effects.end_of_interrupt) {
+        static_cast<void>(resources_.link.ask(Reply::end_of_interrupt, *effects.end_of_interrupt));
+    }
+}
+
+x86::ApicTime VirtualCpu::now() const
+{
+    return {resources_.clock.now_ns(), resources_.clock.tsc() + tsc_offset_};
+}
+
+void VirtualCpu::arm_timer() noexcept
+{
+    if (timer_expired_.exchange(false, std::memory_order_relaxed)) armed_ns_ = 0;
+    const std::uint64_t deadline = apic_.next_deadline(now()).value_or(0);
+    // A TSC deadline becomes nanoseconds anew each time, and not always the same ones.
+    const std::uint64_t difference =
+        deadline > armed_ns_ ? deadline - armed_ns_ : armed_ns_ - deadline;
+    if (armed_ns_ != 0 && deadline != 0 ? difference < timer_tolerance : difference == 0) return;
+    armed_ns_ = deadline;
+    if (deadline == 0) {
+        timer_->cancel();
+    } else {
+        ++counts_.timers_armed;
+        timer_->arm(deadline);
+    }
+}
+
+// ---- what the interpreter asks -----------------------------------------------------------------
+
+bool VirtualCpu::apic_read(std::uint32_t reg, std::uint64_t& value) noexcept
+{
+    rejected_ = false;
+    if (reg < x86::msr::IA32_X2APIC_FIRST) {
+        value = apic_.read_mmio(reg << 4, 4, now());
+        return true;
+    }
+    const auto read = apic_.read_msr(reg, now());
+    rejected_ = !read.has_value();
+    value = read.value_or(0);
+    return read.has_value();
+}
+
+bool VirtualCpu::apic_write(std::uint32_t reg, std::uint64_t value) noexcept
+{
+    x86::Effects effects;
+    rejected_ = false;
+    if (reg < x86::msr::IA32_X2APIC_FIRST) {
+        effects = apic_.write_mmio(reg << 4, 4, value, now());
+    } else {
+        const auto written = apic_.write_msr(reg, value, now());
+        rejected_ = !written.has_value();
+        if (rejected_) return false;
+        effects = *written;
+    }
+    arm_timer();
+    carry_out(effects);
+    // TPR, EOI and self-IPIs may have made something deliverable.
+    interpreter_->request_interrupt_window(something_pending());
+    return true;
+}
+
+void VirtualCpu::set_cr8(std::uint64_t value) noexcept
+{
+    apic_.set_cr8(value);
+    interpreter_->request_interrupt_window(something_pending());
+}
+
+void VirtualCpu::set_apic_base(std::uint64_t value) noexcept
+{
+    rejected_ = !apic_.write_apic_base(value, now());
+    arm_timer();
+}
+
+void VirtualCpu::set_tsc_deadline(std::uint64_t value) noexcept
+{
+    apic_.write_tsc_deadline(value, now());
+    arm_timer();
+    // A deadline in the past fires at the next look.
+    const auto deadline = apic_.next_deadline(now());
+    if (deadline && *deadline <= resources_.clock.now_ns()) interpreter_->request_attention();
+}
+
+void VirtualCpu::tsc_offset_changed(std::uint64_t offset) noexcept
+{
+    tsc_offset_ = offset;
+    if (timer_ != nullptr) arm_timer();
+}
+
+// ---- state -------------------------------------------------------------------------------------
+
+void VirtualCpu::save_state(x86::CpuState& state) const
+{
+    state = interpreter_->state();
+    state.apic_base = apic_.apic_base();
+    state.tsc_deadline = apic_.state().tsc_deadline;
+    state.events.nmi_pending = nmi_pending_;
+}
+
+void VirtualCpu::load_state(const x86::CpuState& state)
+{
+    interpreter_->set_state(state);
+    apic_.load_apic_base(state.apic_base);
+    apic_.load_tsc_deadline(state.tsc_deadline);
+    nmi_pending_ = state.events.nmi_pending;
+    arm_timer();
+}
+
+void VirtualCpu::counters(base::CounterList& list) const
+{
+    list.add("exits.io", counts_.io);
+    list.add("exits.mmio", counts_.mmio);
+    list.add("exits.halt", counts_.halts);
+    list.add("exits.kick", counts_.kicks);
+    list.add("exits.attention", counts_.attention);
+    list.add("injected.interrupts", counts_.interrupts);
+    list.add("injected.nmis", counts_.nmis);
+    list.add("timer.armed", counts_.timers_armed);
+    interpreter_->counters(list);
+}
+
+void VirtualCpu::write_counters()
+{
+    base::CounterList list;
+    counters(list);
+    std::string text;
+    for (const auto& [name, value] : list.values()) {
+        text += name + " " + std::to_string(value) + "\n";
+    }
+    set_text(mailbox_, text);
+}
+
+}  // namespace doppel::engine::translate

@@ -1,0 +1,107 @@
+// A vCPU in the worker but for how it executes: local APIC, interrupts, halts, time and the
+// mailbox. What executes is advance(): the interpreter here, translated code in a subclass.
+//
+//   Request::run ─▶ run() = { events; timer; inject; advance(); exits, HLT } ─▶ Reply
+//                     ▲ attention: kick signal, timer signal, or a wake in HLT
+//
+// All on the vCPU thread; wake() alone also runs in signal handlers.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "engine/interpret/interpreter.h"
+#include "engine/translate/worker/cpu_interface.h"
+#include "x86/lapic/lapic.h"
+
+namespace doppel::engine::translate {
+
+class VirtualCpu : public CpuInterface, protected interpret::Environment {
+public:
+    using Stop = interpret::Interpreter::Stop;
+
+    explicit VirtualCpu(const WorkerResources& resources);
+    ~VirtualCpu() override;
+    VirtualCpu(const VirtualCpu&) = delete;
+    VirtualCpu& operator=(const VirtualCpu&) = delete;
+    // To be called once, before anything else.
+    virtual base::Result<void> initialise();
+
+    void handle(Request request) override;
+
+protected:
+    // ---- to be overridden ------------------------------------------------------------------
+    // Runs guest code: as Interpreter::execute(), in its terms. To return soon after wake().
+    virtual Stop advance(std::uint64_t instructions) { return interpreter_->execute(instructions); }
+    // set_state() replaced the state.
+    virtual void state_loaded() {}
+    // The interpreter's state is about to be read: brings it up to date.
+    virtual void export_state() {}
+    // Why advance() returned Stop::environment, when it was for good.
+    [[nodiscard]] virtual std::string failure() const { return {}; }
+    // The thread was interrupted by a kick or a timer: signals.h, WakeHandler.
+    virtual void on_wake(ucontext_t& context) noexcept { static_cast<void>(context); }
+    virtual void counters(base::CounterList& list) const;
+
+    // ---- for subclasses --------------------------------------------------------------------
+    [[nodiscard]] const WorkerResources& resources() const { return resources_; }
+    [[nodiscard]] interpret::Interpreter& interpreter() { return *interpreter_; }
+    // Makes advance() return. Async-signal-safe.
+    void wake() noexcept { interpreter_->request_attention(); }
+    // An interrupt that IF may hold back.
+    [[nodiscard]] bool something_pending() const;
+
+    // ---- Environment -----------------------------------------------------------------------
+    bool apic_read(std::uint32_t reg, std::uint64_t& value) noexcept override;
+    bool apic_write(std::uint32_t reg, std::uint64_t value) noexcept override;
+    std::uint64_t cr8() noexcept override { return apic_.cr8(); }
+    void set_cr8(std::uint64_t value) noexcept override;
+    void set_apic_base(std::uint64_t value) noexcept override;
+    void set_tsc_deadline(std::uint64_t value) noexcept override;
+    std::uint64_t tsc_deadline() noexcept override { return apic_.tsc_deadline(now()); }
+    std::uint32_t apic_id() noexcept override { return apic_.id(); }
+    bool rejected() noexcept override { return rejected_; }
+    void tsc_offset_changed(std::uint64_t offset) noexcept override;
+
+private:
+    Reply run();
+    std::optional<Reply> execute_once();
+    // Nothing: the exit was dealt with here.
+    std::optional<Reply> answer_to(const Exit& exit);
+    Reply access(Reply kind, std::uint64_t address, unsigned size, std::uint64_t value);
+    void sleep_in_hlt();
+
+    // memory_alone: interrupts that were posted before a reset are gone with it.
+    enum class Taken { all, memory_alone };
+    void take_events(Taken which);
+    void take(const Event& event);
+    void inject_pending();
+    void carry_out(const x86::Effects& effects) noexcept;
+    void note(x86::Accepted accepted) noexcept;
+    [[nodiscard]] x86::ApicTime now() const;
+    void arm_timer() noexcept;
+
+    void load_state(const x86::CpuState& state);
+    void save_state(x86::CpuState& state) const;
+    void write_counters();
+
+    WorkerResources resources_;
+    Mailbox& mailbox_;
+    std::unique_ptr<interpret::Interpreter> interpreter_;
+    std::unique_ptr<bus::Timer> timer_;
+    x86::LocalApic apic_;
+    bool nmi_pending_ = false;
+    bool rejected_ = false;
+    std::uint64_t tsc_offset_ = 0;
+    std::uint64_t armed_ns_ = 0;             // what timer_ is set to, 0 nothing
+    std::atomic<bool> timer_expired_{false};  // since armed_ns_ was set
+    std::uint64_t budget_end_ = 0;           // of Interpreter::instructions(), 0 no limit
+    struct {
+        std::uint64_t io = 0, mmio = 0, halts = 0, kicks = 0, attention = 0, interrupts = 0,
+                      nmis = 0, timers_armed = 0;
+    } counts_;
+};
+
+}  // namespace doppel::engine::translate
