@@ -40,15 +40,16 @@ void make_loadable(x86::XsaveArea& state, std::uint64_t components)
 
 }  // namespace
 
-UserProcess::UserProcess(unsigned slot, std::byte* area, const UserWait& wait,
-                         std::uint64_t xsave_mask)
+UserProcess::UserProcess(unsigned slot, std::byte* area, UserWait& wait, std::uint64_t xsave_mask)
     : slot_(slot),
       context_(*reinterpret_cast<ExecContext*>(area + slot_context)),
       report_(*reinterpret_cast<UserReport*>(area + slot_context + report_offset)),
       command_(*reinterpret_cast<UserCommand*>(area + slot_command)),
       targets_(reinterpret_cast<std::uint64_t*>(area + slot_targets)),
       wait_(wait),
-      xsave_mask_(xsave_mask)
+      xsave_mask_(xsave_mask),
+      worker_spin_(wait.spin),
+      process_spin_(wait.spin)
 {
     context_ = ExecContext{};
     report_ = UserReport{};
@@ -60,6 +61,7 @@ UserProcess::UserProcess(unsigned slot, std::byte* area, const UserWait& wait,
 
 UserProcess::~UserProcess()
 {
+    if (wait_.last == this) wait_.last = nullptr;
     if (!pidfd_.valid()) return;
     ::syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
     pollfd gone{pidfd_.get(), POLLIN, 0};
@@ -135,7 +137,30 @@ std::optional<std::uint32_t> UserProcess::enter(std::uint32_t actions, std::uint
     return mapping_error_ != 0 ? exit_cancelled : context_.exit;
 }
 
-void UserProcess::rest() { Word{command_.spin}.store(0, std::memory_order_relaxed); }
+// The one that had the last turn goes to sleep: it would take a processor from this one.
+void UserProcess::take_over_spinning()
+{
+    if (wait_.last == this) return;
+    if (wait_.last != nullptr) {
+        Word{wait_.last->command_.spin}.store(0, std::memory_order_relaxed);
+        wait_.last->rested_ = true;
+    }
+    wait_.last = this;
+}
+
+void UserProcess::set_turn()
+{
+    // Sequentially consistent on both sides: it sets user_sleeping and looks at the turn
+    // again before it sleeps.
+    Word{command_.turn}.store(turn_, std::memory_order_seq_cst);
+    const bool asleep = Word{report_.user_sleeping}.load(std::memory_order_seq_cst) != 0;
+    if (asleep) {
+        ++counters_.wakes;
+        wake_word(command_.turn);
+    }
+    if (!rested_) asleep ? process_spin_.failed() : process_spin_.succeeded();
+    rested_ = false;
+}
 
 // A turn of the process, from ++turn to its report. False: it is dead.
 bool UserProcess::hand_over(std::uint32_t actions)
@@ -146,20 +171,16 @@ bool UserProcess::hand_over(std::uint32_t actions)
     command_.actions = actions | queued_actions_;
     command_.mapping_count = queued_;
     command_.worker_sleeping = 0;
-    Word{command_.spin}.store(wait_.spin, std::memory_order_relaxed);
     queued_actions_ = 0;
     queued_ = 0;
     kicked_ = attention != nullptr && attention->load(std::memory_order_relaxed) != 0;
     ++turn_;
     command_.kicked = kicked_ ? turn_ : turn_ - 1;
     ++counters_.turns;
-    // Sequentially consistent on both sides: it sets user_sleeping and looks at the turn
-    // again before it sleeps.
-    Word{command_.turn}.store(turn_, std::memory_order_seq_cst);
-    if (Word{report_.user_sleeping}.load(std::memory_order_seq_cst) != 0) {
-        ++counters_.wakes;
-        wake_word(command_.turn);
-    }
+    take_over_spinning();
+    set_turn();
+    // For its next wait, after this turn.
+    Word{command_.spin}.store(process_spin_.looks(), std::memory_order_relaxed);
     lost_ = !wait_for_report(attention);
     return !lost_;
 }
@@ -175,7 +196,7 @@ void UserProcess::kick()
 bool UserProcess::spin_for_report(const std::atomic<std::uint32_t>* attention)
 {
     const Word turn{report_.turn};
-    for (std::uint32_t i = 0; i < wait_.spin; ++i) {
+    for (std::uint32_t i = worker_spin_.looks(); i != 0; --i) {
         if (turn.load(std::memory_order_acquire) == turn_) return true;
         if (attention != nullptr && !kicked_ && attention->load(std::memory_order_relaxed) != 0) {
             kick();
@@ -189,7 +210,10 @@ bool UserProcess::wait_for_report(const std::atomic<std::uint32_t>* attention)
 {
     const Word turn{report_.turn};
     const Word sleeping{command_.worker_sleeping};
-    if (!spin_for_report(attention)) {
+    if (spin_for_report(attention)) {
+        worker_spin_.succeeded();
+    } else {
+        worker_spin_.failed();
         ++counters_.sleeps;
         for (;;) {
             sleeping.store(1, std::memory_order_seq_cst);

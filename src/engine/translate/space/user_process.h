@@ -25,16 +25,20 @@
 #include "base/mapped_region.h"
 #include "base/result.h"
 #include "engine/translate/link/user_link.h"
+#include "engine/translate/space/user_wait.h"
 #include "x86/cpu_state.h"
 
 namespace doppel::engine::translate {
+
+class UserProcess;
 
 // How to wait for the other side. One for all processes of a worker.
 struct UserWait {
     // Not zero: leave guest code. Whoever sets it wakes it as a (shared) futex, or sends this
     // thread a signal more than once. nullptr: never.
     const std::atomic<std::uint32_t>* attention = nullptr;
-    std::uint32_t spin = 0;  // looks at the other's word before sleeping
+    std::uint32_t spin = 0;  // looks at the other's word before sleeping, at most
+    UserProcess* last = nullptr;  // had the last turn: only that one may wait busily
 };
 
 class UserProcess {
@@ -70,9 +74,6 @@ public:
     // Later changes of its batch were not made: unmap_all() and start over.
     [[nodiscard]] int mapping_error() const { return mapping_error_; }
 
-    // Lets it sleep instead of waiting busily for its next turn.
-    void rest();
-
     struct Counters {
         std::uint64_t turns = 0, sleeps = 0, wakes = 0, kicks = 0, changes = 0;
     };
@@ -80,9 +81,11 @@ public:
 
 private:
     friend class UserProcesses;
-    UserProcess(unsigned slot, std::byte* area, const UserWait& wait, std::uint64_t xsave_mask);
+    UserProcess(unsigned slot, std::byte* area, UserWait& wait, std::uint64_t xsave_mask);
     base::Result<void> attach(int pid);
     bool hand_over(std::uint32_t actions);
+    void set_turn();
+    void take_over_spinning();
     bool spin_for_report(const std::atomic<std::uint32_t>* attention);
     bool wait_for_report(const std::atomic<std::uint32_t>* attention);
     void kick();
@@ -93,7 +96,7 @@ private:
     UserReport& report_;
     UserCommand& command_;
     std::uint64_t* const targets_;
-    const UserWait& wait_;
+    UserWait& wait_;
     const std::uint64_t xsave_mask_;
     int pid_ = 0;
     base::Fd pidfd_;
@@ -102,6 +105,8 @@ private:
     std::uint32_t queued_ = 0;
     int queued_error_ = 0;
     int mapping_error_ = 0;
+    SpinBudget worker_spin_, process_spin_;
+    bool rested_ = false;
     bool kicked_ = false;
     bool lost_ = false;
     Counters counters_;
@@ -113,7 +118,8 @@ public:
         int ram_fd = -1;      // guest RAM; borrowed for create()
         int program_fd = -1;  // as user_program_file() makes it; borrowed for create()
         const std::atomic<std::uint32_t>* attention = nullptr;  // see UserWait
-        // Busy waiting on both sides before sleeping; none on a machine with one processor.
+        // Busy waiting on both sides before sleeping, at most (it adapts itself); none on a
+        // machine with one processor.
         std::uint64_t spin_ns = 20'000;
     };
     static base::Result<std::unique_ptr<UserProcesses>> create(const Config& config);
@@ -136,8 +142,8 @@ private:
     [[nodiscard]] ZygoteControl& control();
 
     base::MappedRegion arena_;
-    const UserWait wait_;
-    std::uint64_t xsave_mask_ = 0;
+    UserWait wait_;
+    const std::uint64_t xsave_mask_;
     int zygote_ = 0;
     base::Fd zygote_pidfd_;
     std::array<std::unique_ptr<UserProcess>, user_slots> processes_;

@@ -21,9 +21,9 @@ static_assert(PROGRAM_KICKED == offsetof(UserCommand, kicked));
 static_assert(PROGRAM_HOST_RIP == offsetof(UserCommand, host_rip));
 static_assert(PROGRAM_NEW_CODE == user_new_code && PROGRAM_SINGLE_STEP == user_single_step);
 
-// One page-table's worth of small pages costs less to fill in at once than to fault in.
+// So much at most is filled in at once, instead of by the faults of guest code.
 constexpr std::uint64_t populate_max = 65536;
-constexpr int efault = 14, einval = 22;
+constexpr int einval = 22;
 
 void report(std::uint32_t turn)
 {
@@ -121,7 +121,8 @@ bool obey()
     if ((actions & user_exit) != 0) leave(0);
     if ((actions & user_unmap_all) != 0) unmap_window();
     const int error = change_mappings();
-    report_area().mapping_error = error;
+    // Read first: the worker is watching this cache line, and a write would cost it.
+    if (report_area().mapping_error != error) report_area().mapping_error = error;
     if (error != 0) context().exit = exit_cancelled;
     if ((actions & user_load_fpu) != 0) load_fpu();
     return error == 0 && (actions & user_run) != 0;
