@@ -6,7 +6,7 @@
 #   make check-slow   the tests that take minutes
 #   make build        the binary alone, at build/doppel
 #   make fuzz         every fuzz target for a minute, with sanitizers
-#   make bench        speed, against QEMU's emulator
+#   make bench        speed, against this machine and QEMU's emulator
 #   make clean        remove what was built; downloads stay (make distclean: those too)
 
 SHELL := /bin/bash
@@ -18,6 +18,8 @@ FUZZERS := build-fuzz
 INSTALL := @scripts/install_packages.sh
 # Options of `doppel run` for `make run`, such as RUN="--engine interpret --memory 1G".
 RUN ?=
+# Options of bench/bench.py for `make bench`, such as BENCH_OPTIONS="--engines kvm --quick".
+BENCH_OPTIONS ?=
 FUZZ_SECONDS ?= 60
 
 include guests/guests.mk
@@ -34,7 +36,7 @@ packages-check:
 	$(INSTALL) build guest check
 packages-bench:
 	$(INSTALL) build guest bench
-$(LINUX_INITRAMFS) $(BARE_GUESTS): | packages-guest
+$(LINUX_INITRAMFS) $(BARE_GUESTS) $(BENCH_PROGRAMS): | packages-guest
 
 build: packages-build
 	@scripts/build.sh $(BUILD) doppel
@@ -63,9 +65,9 @@ fuzz:
 	$(INSTALL) build fuzz
 	@scripts/fuzz.sh $(FUZZERS) $(FUZZ_SECONDS)
 
-bench: packages-bench linux-guest
+bench: packages-bench bench-guest
 	@scripts/build.sh $(BUILD) doppel
-	@python3 bench/bench.py $(BUILD)/doppel $(LINUX_KERNEL) $(LINUX_INITRAMFS)
+	@python3 -B bench/bench.py $(BUILD)/doppel $(GUESTS) $(BENCH_OPTIONS)
 
 clean:
 	@if [ -d $(BUILD) ]; then \

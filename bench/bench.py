@@ -1,108 +1,296 @@
 #!/usr/bin/env python3
-"""The speed table: doppel against QEMU's emulator, same kernel and initramfs, same run.
+"""The speed table: the same programs natively, under QEMU's emulator and under doppel.
 
-Usage: bench.py DOPPEL KERNEL INITRAMFS [--engines interpret,kvm] [--runs N]
+Usage: bench.py DOPPEL GUESTS [OPTIONS], see --help. GUESTS is make's folder of guests.
 
-Boot to init: wall time from starting the process to init's first line on the console; the
-process is killed then. Instructions per second: from --stats of a boot that powers off.
+Every program runs for a bounded time and reports its fastest repetition (bench/programs/). The
+machine's own times are taken before and after the guests', and the better of the two counts.
+What programs compute is compared too. Boot to init is wall time from the start of the process to
+init's first line, with the small initramfs; the median of several.
 """
 import argparse
+import dataclasses
 import json
 import os
-import shutil
-import signal
 import statistics
 import subprocess
 import sys
 import time
 
-BANNER = b"doppel: init is running"
-BOOT = "console=ttyS0"
-LIMIT_SECONDS = 900
+import guests
+import results
+
+GUEST_LIMIT = 1800
+# Longer than any program takes for its first repetition on the slowest engine.
+SILENCE_LIMIT = 300
 
 
-def boot_seconds(command):
-    """From start until the banner; None when the process ended or the limit came first."""
+@dataclasses.dataclass
+class Place:
+    """Somewhere the suite ran."""
+    name: str
+    run: results.Run = dataclasses.field(default_factory=results.Run)
+    independent: results.Run = dataclasses.field(default_factory=results.Run)
+    boot: float | None = None
+    stats: dict | None = None
+    problems: list = dataclasses.field(default_factory=list)
+
+
+def suite_commands(folder, chosen, budget):
+    """The fixed binary with all that is chosen, then the position-independent one with the
+    compute programs, more briefly: it is here to be run at all, and for the mean."""
+    commands = [f"{folder}/suite --budget {budget} --only {','.join(chosen)}"]
+    compute = [name for name, group in chosen.items() if group in results.COMPUTE]
+    if compute:
+        commands.append(f"{folder}/suite-pie --budget {budget / 3:.3f} --only {','.join(compute)}")
+    return commands
+
+
+def keep(place, reader, expected_runs):
+    runs = reader.runs + [results.Run()] * 2
+    place.run, place.independent = runs[0], runs[1]
+    if sum(run.complete for run in reader.runs) < expected_runs:
+        place.problems.append("the suite did not come to its end")
+
+
+def run_native(files, chosen, options):
+    place = Place("native")
+    reader = results.Reader()
+    native_commands = suite_commands(files.programs, chosen, options.budget)
+    for command in native_commands:
+        done = subprocess.run(command.split(), stdin=subprocess.DEVNULL, capture_output=True,
+                              text=True, check=False)
+        for line in done.stdout.splitlines():
+            reader.line(time.monotonic(), line)
+        if done.returncode:
+            place.problems.append(f"{command}: exit status {done.returncode}")
+    keep(place, reader, len(native_commands))
+    return place
+
+
+def run_guest(place, command, expected_runs, verbose):
+    """Runs the suite in a guest until it powers off."""
+    reader = results.Reader()
+    try:
+        with guests.Guest(command) as guest:
+            for when, line in guest.lines(GUEST_LIMIT, SILENCE_LIMIT):
+                if reader.line(when, line) and verbose:
+                    print(f"  {place.name} {when:7.1f} s  {line}", flush=True)
+            status = guest.exit_status()
+            if status:
+                place.problems.append(str(guest.error(f"exit status {status}")))
+            elif len(reader.runs) < expected_runs:
+                place.problems.append(str(guest.error("powered off early")))
+            said = guest.error_text().splitlines()
+            if said and said[-1].startswith("{"):
+                place.stats = json.loads(said[-1])
+    except guests.GuestError as error:
+        place.problems.append(str(error))
+    keep(place, reader, expected_runs)
+
+
+def check_clock(place):
+    """Times of a guest are worth as much as its clock."""
+    for run in (place.run, place.independent):
+        if run.host_seconds > 1 and abs(run.own_seconds / run.host_seconds - 1) > 0.05:
+            place.problems.append(f"its clock says {run.own_seconds:.2f} s, "
+                                  f"ours {run.host_seconds:.2f} s")
+
+
+def measure_boot(place, command, runs):
+    try:
+        place.boot = statistics.median(guests.boot_seconds(command) for _ in range(runs))
+    except guests.GuestError as error:
+        place.problems.append("boot: " + str(error))
+
+
+def measure_guest(name, make_command, files, chosen, options, stats=()):
+    """Boots, then the suite. `make_command` is of kernel, initramfs, command line, options."""
+    place = Place(name)
+    print(f"{name}: ", end="", flush=True)
     start = time.monotonic()
-    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL, start_new_session=True) as process:
-        seen = b""
-        elapsed = None
-        while time.monotonic() - start < LIMIT_SECONDS:
-            part = os.read(process.stdout.fileno(), 65536)
-            if not part:
-                break
-            seen = (seen + part)[-len(BANNER) - 65536:]
-            if BANNER in seen:
-                elapsed = time.monotonic() - start
-                break
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-    return elapsed
+    if options.boots:
+        measure_boot(place, make_command(files.kernel, files.initramfs, guests.BOOT, ()),
+                     options.boots)
+    if chosen:
+        lines = suite_commands("/bench", chosen, options.budget)
+        cmdline = guests.QUIET + guests.commands("; ".join(lines))
+        if options.verbose:
+            print(flush=True)
+        run_guest(place, make_command(files.kernel, files.bench_initramfs, cmdline, stats),
+                  len(lines), options.verbose)
+        check_clock(place)
+    print(f"{time.monotonic() - start:.0f} s{', with problems' if place.problems else ''}",
+          flush=True)
+    return place
 
 
-def instruction_rate(command):
-    """(instructions, seconds) of a whole boot and poweroff, or None where not counted."""
-    result = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                            stderr=subprocess.PIPE, text=True, timeout=LIMIT_SECONDS, check=False)
-    if result.returncode != 0:
-        print(result.stderr, file=sys.stderr)
-        return None
-    stats = json.loads(result.stderr.splitlines()[-1])
-    if stats["instructions"] is None:
-        return None
-    return stats["instructions"], stats["wall_seconds"]
+def number(value, digits=2):
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
-def median(command, runs):
-    times = [boot_seconds(command) for _ in range(runs)]
-    return None if None in times else statistics.median(times)
+def time_text(nanoseconds):
+    if nanoseconds is None:
+        return "-"
+    for unit, size in (("ms", 1e6), ("us", 1e3)):
+        if nanoseconds >= size:
+            return f"{nanoseconds / size:.2f} {unit}"
+    return f"{nanoseconds:.2f} ns"
 
 
-def seconds_text(seconds):
-    return "did not boot" if seconds is None else f"{seconds:.1f} s"
+def print_table(groups, native, tcg, engines):
+    head = f"{'program':<15}{'native':>11}{'TCG':>11}{'/native':>9}"
+    for engine in engines:
+        head += f" |{engine.name:>11}{'/native':>9}{'TCG/':>8}"
+    print("\n" + head)
+    for name in groups:
+        base, emulated = native.run.time(name), tcg.run.time(name)
+        row = (f"{name:<15}{time_text(base):>11}{time_text(emulated):>11}"
+               f"{number(results.ratio(emulated, base)):>9}")
+        for engine in engines:
+            own = engine.run.time(name)
+            row += (f" |{time_text(own):>11}{number(results.ratio(own, base)):>9}"
+                    f"{number(results.ratio(emulated, own)):>8}")
+        print(row)
+    print_mean("compute, mean", groups, "run", native, tcg, engines)
+    print_mean("same, as PIE", groups, "independent", native, tcg, engines)
+    row = f"{'boot to init':<15}{'-':>11}{number(tcg.boot):>9} s{'-':>9}"
+    for engine in engines:
+        row += (f" |{number(engine.boot):>9} s{'-':>9}"
+                f"{number(results.ratio(tcg.boot, engine.boot)):>8}")
+    print(row)
+
+
+def print_mean(title, groups, which, native, tcg, engines):
+    """Geometric means over the compute programs that ran in both places of a ratio."""
+    base, emulated = getattr(native, which), getattr(tcg, which)
+    mean = results.geometric_mean(results.compute_ratios(groups, base, emulated).values())
+    row = f"{title:<15}{'':>11}{'':>11}{number(mean):>9}"
+    for engine in engines:
+        own = getattr(engine, which)
+        ratios = results.compute_ratios(groups, base, own)
+        gains = results.compute_ratios(groups, own, emulated)
+        row += (f" |{'':>11}{number(results.geometric_mean(ratios.values())):>9}"
+                f"{number(results.geometric_mean(gains.values())):>8}")
+    print(row)
+
+
+def print_notes(places):
+    for place in places:
+        for name, result in place.run.results.items():
+            if result.note:
+                print(f"{place.name}: {name} {result.note}")
+        for problem in place.problems:
+            print(f"{place.name}: {problem}")
+
+
+def print_stats(engine):
+    print(f"\nCounters of {engine.name} (the suite's run, boot included):")
+    for name, value in (engine.stats or {}).items():
+        if name != "counters":
+            print(f"  {name:<44}{value}")
+    for name, value in (engine.stats or {}).get("counters", {}).items():
+        if value:
+            print(f"  {name:<44}{value}")
+
+
+def as_json(groups, places, judged):
+    return {
+        "programs": groups,
+        "places": {place.name: {
+            "boot_seconds": place.boot,
+            "nanoseconds": {name: place.run.time(name) for name in groups},
+            "nanoseconds_pie": {name: value.nanoseconds
+                                for name, value in place.independent.results.items()},
+            "notes": {name: value.note for name, value in place.run.results.items() if value.note},
+            "stats": place.stats, "problems": place.problems} for place in places},
+        "bars": {name: [{**dataclasses.asdict(bar), "state": bar.state} for bar in required]
+                 for name, required in judged.items()},
+    }
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("doppel")
+    parser.add_argument("guests")
+    parser.add_argument("--engines", default="translate", help="comma-separated; or none")
+    parser.add_argument("--only", help="programs or groups, comma-separated; or boot")
+    parser.add_argument("--quick", action="store_true", help="one boot, short repetitions")
+    parser.add_argument("--no-tcg", action="store_true", help="without QEMU")
+    parser.add_argument("--json", metavar="FILE", help="write everything there as well")
+    parser.add_argument("--require", action="store_true", help="fail when a bar is missed")
+    parser.add_argument("--verbose", action="store_true", help="progress, and engines' counters")
+    options = parser.parse_args()
+    options.budget = 0.04 if options.quick else 0.3
+    options.boots = 1 if options.quick else 3
+    return options
+
+
+def choose(files, options):
+    """Programs to run, with their groups, in the suite's order."""
+    listed = subprocess.run([files.program("suite"), "--list"], capture_output=True, text=True,
+                            check=True).stdout.splitlines()
+    groups = dict(line.split() for line in listed)
+    if not options.only:
+        return groups
+    wanted = options.only.split(",")
+    unknown = set(wanted) - set(groups) - set(groups.values()) - {"boot"}
+    if unknown:
+        sys.exit(f"bench.py: --only: no program or group {', '.join(sorted(unknown))}; "
+                 f"there are {', '.join([*groups, *dict.fromkeys(groups.values()), 'boot'])}")
+    if "boot" not in wanted:
+        options.boots = 0
+    return {name: group for name, group in groups.items() if name in wanted or group in wanted}
+
+
+def measure_all(files, chosen, options):
+    native = run_native(files, chosen, options) if chosen else Place("native")
+    tcg = Place("TCG")
+    if guests.qemu_command("", "", "") and not options.no_tcg:
+        tcg = measure_guest("TCG", lambda kernel, initramfs, cmdline, _:
+                            guests.qemu_command(kernel, initramfs, cmdline),
+                            files, chosen, options)
+    engines = [measure_guest(engine, lambda kernel, initramfs, cmdline, extra, engine=engine:
+                             guests.doppel_command(options.doppel, engine, kernel, initramfs,
+                                                   cmdline, extra),
+                             files, chosen, options, ("--stats=json",))
+               for engine in options.engines.split(",") if engine != "none"]
+    if chosen:
+        again = run_native(files, chosen, options)
+        native.run = results.best([native.run, again.run])
+        native.independent = results.best([native.independent, again.independent])
+    for place in (tcg, *engines):
+        place.problems += results.differences(native.run, place.run)
+        place.problems += results.differences(native.independent, place.independent)
+    return native, tcg, engines
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("doppel")
-    parser.add_argument("kernel")
-    parser.add_argument("initramfs")
-    parser.add_argument("--engines", default="interpret")
-    parser.add_argument("--runs", type=int, default=1)
-    arguments = parser.parse_args()
-    guest = ["--kernel", arguments.kernel, "--initrd", arguments.initramfs]
-
-    qemu = shutil.which("qemu-system-x86_64")
-    rows = []
-    reference = None
-    if qemu:
-        reference = median([qemu, "-accel", "tcg", "-machine", "q35", "-m", "512", "-nographic",
-                            "-no-reboot", "-nodefaults", "-serial", "stdio",
-                            "-kernel", arguments.kernel, "-initrd", arguments.initramfs,
-                            "-append", BOOT], arguments.runs)
-        rows.append(("qemu tcg", reference, None))
-    else:
-        print("qemu-system-x86_64 is not installed: no comparison", file=sys.stderr)
-    for engine in arguments.engines.split(","):
-        command = [arguments.doppel, "run", "--engine", engine, *guest]
-        boot = median([*command, "--cmdline", BOOT], arguments.runs)
-        rate = None
-        if boot is not None:
-            rate = instruction_rate([*command, "--cmdline", BOOT + ' doppel.run="true"',
-                                     "--stats=json"])
-        rows.append((f"doppel {engine}", boot, rate))
-
-    print(f"\n{'engine':<18}{'boot to init':>14}{'ratio':>8}{'instructions':>16}{'million/s':>12}")
-    for name, boot, rate in rows:
-        ratio = f"{boot / reference:.2f}" if boot and reference else "-"
-        count, speed = "-", "-"
-        if rate:
-            count, speed = f"{rate[0] / 1e6:.0f} M", f"{rate[0] / rate[1] / 1e6:.1f}"
-        print(f"{name:<18}{seconds_text(boot):>14}{ratio:>8}{count:>16}{speed:>12}")
-    print("\nratio: wall time against QEMU's emulator, same kernel and initramfs; "
-          "million/s: over a\nwhole boot and poweroff, idle time included")
-    return 0 if all(boot is not None for _, boot, _ in rows) else 1
+    options = parse_arguments()
+    files = guests.Files(options.guests)
+    load = os.getloadavg()[0]
+    if load > 0.5:
+        print(f"This machine is busy (load {load:.1f}): the times below are too long.")
+    chosen = choose(files, options)
+    native, tcg, engines = measure_all(files, chosen, options)
+    places = [native, tcg, *engines]
+    judged = {engine.name: results.bars(chosen, native.run, tcg.run, engine.run,
+                                        (engine.boot, tcg.boot)) for engine in engines}
+    print_table(chosen, native, tcg, engines)
+    print_notes(places)
+    for name, required in judged.items():
+        print(f"\nRequired of translate; here {name}:")
+        for bar in required:
+            print("  " + str(bar))
+    if options.verbose:
+        for engine in engines:
+            print_stats(engine)
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(as_json(chosen, places, judged), file, indent=1)
+    missed = any(bar.state == "FAIL" for required in judged.values() for bar in required)
+    return 1 if any(place.problems for place in places) or (options.require and missed) else 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -25,6 +25,31 @@ $(GUESTS)/linux/busybox: $(DOWNLOADS)/busybox-static.deb
 $(LINUX_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init guests/linux/make_initramfs.py
 	@guests/linux/make_initramfs.py $< guests/linux/init $@
 
+# The programs of bench/, and a guest that has them. Static, so that they run anywhere; once at
+# a fixed address and once position-independent, for the two look different to a translator.
+BENCH := $(GUESTS)/bench
+BENCH_INITRAMFS := $(GUESTS)/linux/bench-initramfs.gz
+BENCH_SOURCES := $(addprefix bench/programs/,main.c integer.c floating.c memory.c system.c)
+BENCH_PROGRAMS := $(addprefix $(BENCH)/,suite suite-pie tiny load)
+BENCH_CC := gcc -std=gnu11 -O2 -ffp-contract=off -Wall -Wextra -Wshadow -Wconversion -Werror
+
+$(BENCH)/suite: $(BENCH_SOURCES) bench/programs/suite.h
+	@mkdir -p $(@D)
+	@$(BENCH_CC) -static -no-pie -o $@ $(BENCH_SOURCES) -lm
+$(BENCH)/suite-pie: $(BENCH_SOURCES) bench/programs/suite.h
+	@mkdir -p $(@D)
+	@$(BENCH_CC) -static-pie -fPIE -o $@ $(BENCH_SOURCES) -lm
+$(BENCH)/tiny: bench/programs/tiny.c
+	@mkdir -p $(@D)
+	@$(BENCH_CC) -nostdlib -static -no-pie -o $@ $<
+$(BENCH)/load: bench/programs/load.sh
+	@mkdir -p $(@D)
+	@install -m 755 $< $@
+
+$(BENCH_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init guests/linux/make_initramfs.py \
+    $(BENCH_PROGRAMS)
+	@guests/linux/make_initramfs.py $< guests/linux/init $@ $(BENCH_PROGRAMS)
+
 # Bare guests: one assembly file each, with the boot header it asks for.
 BARE_SOURCES := $(wildcard guests/bare/*.S)
 BARE_GUESTS := $(BARE_SOURCES:guests/bare/%.S=$(GUESTS)/bare/%.elf)
@@ -35,7 +60,8 @@ $(GUESTS)/bare/%.elf: guests/bare/%.S guests/bare/bare.h guests/bare/bare.ld
 	@ld -m elf_i386 -n --build-id=none --no-warn-rwx-segments -T guests/bare/bare.ld -o $@ $(@:.elf=.o)
 
 # What needs no network, and what may.
-.PHONY: bare-guests linux-guest guests
+.PHONY: bare-guests linux-guest bench-guest guests
 bare-guests: $(BARE_GUESTS)
 linux-guest: $(LINUX_KERNEL) $(LINUX_INITRAMFS)
+bench-guest: linux-guest $(BENCH_INITRAMFS)
 guests: bare-guests linux-guest

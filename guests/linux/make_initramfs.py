@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Writes an initramfs: busybox with a link for each of its applets, and our init.
 
-Usage: make_initramfs.py BUSYBOX INIT OUTPUT
+Usage: make_initramfs.py BUSYBOX INIT OUTPUT [PROGRAM...]
+
+The programs, executable files, go to /bench under their own names.
 
 Writes the newc cpio format itself (see the kernel's
 Documentation/driver-api/early-userspace/buffer-format.rst) rather than through cpio,
@@ -51,7 +53,7 @@ class Archive:
 
 
 def main():
-    busybox, init, output = sys.argv[1:]
+    busybox, init, output, *programs = sys.argv[1:]
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     archive = Archive()
     for name in ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp"):
@@ -63,6 +65,10 @@ def main():
         if applet != "busybox":
             archive.link("bin/" + applet, "busybox")
     archive.file("init", init, 0o755)
+    if programs:
+        archive.folder("bench")
+    for program in programs:
+        archive.file("bench/" + os.path.basename(program), program, 0o755)
     packed = gzip.compress(archive.finish(), compresslevel=6, mtime=0)
     temporary = output + ".new"
     with open(temporary, "wb") as target:
