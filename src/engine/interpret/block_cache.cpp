@@ -119,6 +119,7 @@ void BlockCache::set_watch(std::uint64_t page, std::uint8_t who)
     // Before the bytes are read: a writer on another thread writes first and looks at the
     // flag second, so that one of the two sees the other.
     watched_[page].fetch_or(who, std::memory_order_seq_cst);
+    memory_.note_code(page << base::page_shift);
     std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 

@@ -88,6 +88,7 @@ struct Mailbox {
 
     alignas(64) x86::CpuState state;
     char text[65536];            // ends with a zero
+    char crash[256];             // the last words of a worker that dies of its own fault
 };
 static_assert(std::atomic<std::uint32_t>::is_always_lock_free);
 

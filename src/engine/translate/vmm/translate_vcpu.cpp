@@ -30,6 +30,17 @@ T once(const T& shared)
     return *static_cast<const volatile T*>(&shared);
 }
 
+// Copied first: what is looked at must not change meanwhile. Fit for a terminal.
+template <std::size_t size>
+std::string text_of(const char (&shared)[size])
+{
+    std::string text(shared, size);
+    text.resize(::strnlen(text.data(), text.size()));
+    std::replace_if(
+        text.begin(), text.end(), [](char c) { return c != '\n' && (c < ' ' || c > '~'); }, '?');
+    return text;
+}
+
 }  // namespace
 
 TranslateVcpu::TranslateVcpu(const EngineConfig& config, bus::InterruptSource* const& source,
@@ -50,7 +61,7 @@ base::Result<std::unique_ptr<TranslateVcpu>> TranslateVcpu::create(
     const auto ready = vcpu->call(Request::none);
     if (!ready) return base::host_error(vcpu->failure_);
     if (*ready != Reply::done) {
-        return base::host_error("The translate engine's worker cannot start: " + vcpu->text());
+        return base::host_error("The translate engine's worker cannot start: " + text_of(vcpu->mailbox_.text));
     }
     config.memory.add_listener(*vcpu);
     return vcpu;
@@ -101,7 +112,8 @@ std::optional<Reply> TranslateVcpu::await(bool running) const noexcept
             // It may have replied before it died.
             if (replied()) break;
             failure_ = "The translate engine's worker process died (" + *death + ")";
-            if (const std::string last = text(); !last.empty()) failure_ += ": " + last;
+            const std::string words = text_of(mailbox_.crash);
+            if (!words.empty()) failure_ += ": " + words;
             return std::nullopt;
         }
         if (running && mailbox_.kicked.load(std::memory_order_relaxed) == 0) unanswered_since = now;
@@ -119,20 +131,8 @@ std::optional<Reply> TranslateVcpu::call(Request request) const noexcept
 {
     if (!failure_.empty()) return std::nullopt;
     publish_clock();
-    mailbox_.text[0] = '\0';
     send(request);
     return await(false);
-}
-
-std::string TranslateVcpu::text() const
-{
-    // Copied first: what is looked at must not change meanwhile.
-    std::string copy(mailbox_.text, sizeof mailbox_.text);
-    copy.resize(::strnlen(copy.data(), copy.size()));
-    std::replace_if(
-        copy.begin(), copy.end(),
-        [](char c) { return c != '\n' && (c < ' ' || c > '~'); }, '?');
-    return copy;
 }
 
 void TranslateVcpu::publish_clock() const noexcept
@@ -155,7 +155,6 @@ Exit TranslateVcpu::run() noexcept
     if (!failure_.empty()) return ErrorExit{failure_};
     publish_clock();
     post_.flush();
-    mailbox_.text[0] = '\0';
     mailbox_.budget = budget_;
     mailbox_.answers_read = read_ ? 1 : 0;
     mailbox_.value = read_.value_or(0);
@@ -198,8 +197,8 @@ Exit TranslateVcpu::exit_of(Reply reply) noexcept
     case Reply::io_write: return IoWriteExit{static_cast<std::uint16_t>(address), size, value};
     case Reply::mmio_read: return MmioReadExit{base::Gpa{address}, size};
     case Reply::mmio_write: return MmioWriteExit{base::Gpa{address}, size, value};
-    case Reply::shutdown: return ShutdownExit{text()};
-    case Reply::error: return ErrorExit{text()};
+    case Reply::shutdown: return ShutdownExit{text_of(mailbox_.text)};
+    case Reply::error: return ErrorExit{text_of(mailbox_.text)};
     default: return nonsense("a reply");
     }
 }
@@ -262,7 +261,7 @@ void TranslateVcpu::counters(base::CounterList& list) const
     list.add("translate.acknowledges", counts_.acknowledges);
     list.add("translate.ends_of_interrupt", counts_.ends);
     if (!call(Request::counters)) return;
-    const std::string all = text();
+    const std::string all = text_of(mailbox_.text);
     for (std::string_view left = all; !left.empty();) {
         const std::string_view line = left.substr(0, left.find('\n'));
         left.remove_prefix(std::min(line.size() + 1, left.size()));

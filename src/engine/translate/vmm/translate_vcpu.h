@@ -55,7 +55,6 @@ private:
     std::optional<Reply> await(bool running) const noexcept;
     std::optional<Reply> call(Request request) const noexcept;
     bool replied_within(std::uint64_t deadline_ns) const noexcept;
-    [[nodiscard]] std::string text() const;
     void publish_clock() const noexcept;
     [[nodiscard]] Exit exit_of(Reply reply) noexcept;
     [[nodiscard]] Exit nonsense(const char* what) noexcept;

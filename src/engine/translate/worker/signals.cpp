@@ -67,7 +67,7 @@ void on_crash(int signal, siginfo_t* info, void* context)
 {
     const auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
     {
-        Line line{crash_mailbox->text, sizeof crash_mailbox->text};
+        Line line{crash_mailbox->crash, sizeof crash_mailbox->crash};
         line.text(name_of(signal)).text(" at ").hex(static_cast<std::uint64_t>(registers[REG_RIP]));
         if (signal != SIGABRT) {
             line.text(", address ").hex(reinterpret_cast<std::uint64_t>(info->si_addr));

@@ -388,14 +388,14 @@ void VirtualCpu::load_state(const x86::CpuState& state)
 
 void VirtualCpu::counters(base::CounterList& list) const
 {
-    list.add("exits.io", counts_.io);
-    list.add("exits.mmio", counts_.mmio);
-    list.add("exits.halt", counts_.halts);
-    list.add("exits.kick", counts_.kicks);
-    list.add("exits.attention", counts_.attention);
-    list.add("injected.interrupts", counts_.interrupts);
-    list.add("injected.nmis", counts_.nmis);
-    list.add("timer.armed", counts_.timers_armed);
+    list.add("worker.io_exits", counts_.io);
+    list.add("worker.mmio_exits", counts_.mmio);
+    list.add("worker.halts", counts_.halts);
+    list.add("worker.kick_exits", counts_.kicks);
+    list.add("worker.attention_exits", counts_.attention);
+    list.add("worker.interrupts", counts_.interrupts);
+    list.add("worker.nmis", counts_.nmis);
+    list.add("worker.timers_armed", counts_.timers_armed);
     interpreter_->counters(list);
 }
 
