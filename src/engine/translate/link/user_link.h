@@ -70,7 +70,7 @@ struct UserReport {
     alignas(64) std::uint32_t turn;      // the user process's word (futex)
     std::uint32_t user_sleeping;         // wake it after ++turn
     std::int32_t mapping_error;          // errno of the first mapping that failed, 0
-    std::uint32_t crashed;               // not 0: the program itself faulted (its vector + 1) and ended
+    std::uint32_t crashed;               // the program itself faulted (vector + 1) and ends: for error texts
     alignas(64) std::uint8_t xsave[user_xsave_size];
 };
 

@@ -14,15 +14,32 @@
 #include "base/assert.h"
 #include "engine/translate/space/user_wait.h"
 
-namespace doppel::engine::translate {
+namespace doppel::engine::translate
+{
 
 using base::Result;
 
-namespace {
+namespace
+{
 
 using Word = std::atomic_ref<std::uint32_t>;
 
-constexpr unsigned xsave_mxcsr = 24, xsave_header = 512, xsave_header_end = 576;
+constexpr unsigned xsave_x87_end = 160, xsave_xmm = 160, xsave_xmm_end = 416, xsave_mxcsr = 24,
+                   xsave_header = 512, xsave_header_end = 576;
+constexpr std::uint64_t x87 = 1, sse = 2;
+
+// XSAVE leaves components in their initial state out. The engines read these two without asking.
+void fill_in_legacy(x86::XsaveArea& state, std::uint64_t present)
+{
+    auto& bytes = state.bytes;
+    if ((present & x87) == 0) {
+        std::memset(&bytes[0], 0, xsave_mxcsr);
+        std::memset(&bytes[32], 0, xsave_x87_end - 32);
+        bytes[0] = 0x7f;  // FCW 0x37f
+        bytes[1] = 0x03;
+    }
+    if ((present & sse) == 0) std::memset(&bytes[xsave_xmm], 0, xsave_xmm_end - xsave_xmm);
+}
 
 // The state comes from where guest code can write: made into one that XRSTOR takes.
 void make_loadable(x86::XsaveArea& state, std::uint64_t components)
@@ -34,6 +51,8 @@ void make_loadable(x86::XsaveArea& state, std::uint64_t components)
     std::uint64_t present;
     std::memcpy(&present, &state.bytes[xsave_header], sizeof present);
     present &= components;
+    fill_in_legacy(state, present);
+    present |= x87 | sse;
     std::memset(&state.bytes[xsave_header], 0, xsave_header_end - xsave_header);
     std::memcpy(&state.bytes[xsave_header], &present, sizeof present);
 }
@@ -65,7 +84,8 @@ UserProcess::~UserProcess()
     if (!pidfd_.valid()) return;
     ::syscall(SYS_pidfd_send_signal, pidfd_.get(), SIGKILL, nullptr, 0);
     pollfd gone{pidfd_.get(), POLLIN, 0};
-    while (::poll(&gone, 1, -1) < 0 && errno == EINTR) {}
+    while (::poll(&gone, 1, -1) < 0 && errno == EINTR) {
+    }
 }
 
 Result<void> UserProcess::attach(int pid)
@@ -80,7 +100,10 @@ Result<void> UserProcess::attach(int pid)
     return {};
 }
 
-bool UserProcess::dead() const { return process_ended(pidfd_.get()); }
+bool UserProcess::dead() const
+{
+    return process_ended(pidfd_.get());
+}
 
 void UserProcess::map(const UserMapping& mapping)
 {
@@ -222,11 +245,11 @@ bool UserProcess::wait_for_report(const std::atomic<std::uint32_t>* attention)
             if (attention != nullptr && !kicked_ && attention->load() != 0) kick();
             const bool watch = attention != nullptr && !kicked_;
             if (!wait_on_word(report_.turn, seen, watch ? attention : nullptr) && dead()) {
-                return turn.load() == turn_ && report_.crashed == 0;
+                return turn.load() == turn_;
             }
         }
     }
-    return report_.crashed == 0;
+    return true;
 }
 
 }  // namespace doppel::engine::translate

@@ -28,7 +28,8 @@
 #include "engine/translate/space/user_wait.h"
 #include "x86/cpu_state.h"
 
-namespace doppel::engine::translate {
+namespace doppel::engine::translate
+{
 
 class UserProcess;
 
@@ -37,11 +38,12 @@ struct UserWait {
     // Not zero: leave guest code. Whoever sets it wakes it as a (shared) futex, or sends this
     // thread a signal more than once. nullptr: never.
     const std::atomic<std::uint32_t>* attention = nullptr;
-    std::uint32_t spin = 0;  // looks at the other's word before sleeping, at most
+    std::uint32_t spin = 0;       // looks at the other's word before sleeping, at most
     UserProcess* last = nullptr;  // had the last turn: only that one may wait busily
 };
 
-class UserProcess {
+class UserProcess
+{
 public:
     UserProcess(const UserProcess&) = delete;
     UserProcess& operator=(const UserProcess&) = delete;
@@ -73,6 +75,10 @@ public:
     // Of the last enter(), with exit_cancelled: errno of the first change that failed, or 0.
     // Later changes of its batch were not made: unmap_all() and start over.
     [[nodiscard]] int mapping_error() const { return mapping_error_; }
+
+    // After death, for the error's text: the exception that the program itself raised, plus 1;
+    // 0: none. Guest code can write it.
+    [[nodiscard]] std::uint32_t crashed() const { return report_.crashed; }
 
     struct Counters {
         std::uint64_t turns = 0, sleeps = 0, wakes = 0, kicks = 0, changes = 0;
@@ -112,7 +118,8 @@ private:
     Counters counters_;
 };
 
-class UserProcesses {
+class UserProcesses
+{
 public:
     struct Config {
         int ram_fd = -1;      // guest RAM; borrowed for create()

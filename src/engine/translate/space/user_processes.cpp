@@ -14,12 +14,14 @@
 #include "engine/translate/space/user_process.h"
 #include "engine/translate/space/user_wait.h"
 
-namespace doppel::engine::translate {
+namespace doppel::engine::translate
+{
 
 using base::Fd;
 using base::Result;
 
-namespace {
+namespace
+{
 
 using Word = std::atomic_ref<std::uint32_t>;
 
@@ -37,8 +39,15 @@ int execute_program(int ram_fd, int arena_fd, int program_fd)
     char name[] = "doppel-user";
     char* const arguments[] = {name, nullptr};
     char* const environment[] = {nullptr};
+    // The caller's signal handlers are not for the child. The program sets its own mask.
+    sigset_t all, before;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, &before);
     const pid_t pid = ::vfork();
-    if (pid != 0) return pid;
+    if (pid != 0) {
+        ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+        return pid;
+    }
     // Out of the way first: a descriptor may have another one's final number.
     const int ram = ::fcntl(ram_fd, F_DUPFD_CLOEXEC, 16);
     const int arena = ::fcntl(arena_fd, F_DUPFD_CLOEXEC, 16);
@@ -77,7 +86,8 @@ UserProcesses::~UserProcesses()
     if (zygote_pidfd_.valid()) {
         ::syscall(SYS_pidfd_send_signal, zygote_pidfd_.get(), SIGKILL, nullptr, 0);
     }
-    while (::waitpid(zygote_, nullptr, 0) < 0 && errno == EINTR) {}
+    while (::waitpid(zygote_, nullptr, 0) < 0 && errno == EINTR) {
+    }
 }
 
 ZygoteControl& UserProcesses::control()
@@ -148,8 +158,8 @@ void UserProcesses::stop(UserProcess& process)
 
 unsigned UserProcesses::running() const
 {
-    return static_cast<unsigned>(
-        std::count_if(processes_.begin(), processes_.end(), [](const auto& p) { return p != nullptr; }));
+    return static_cast<unsigned>(std::count_if(processes_.begin(), processes_.end(),
+                                               [](const auto& p) { return p != nullptr; }));
 }
 
 }  // namespace doppel::engine::translate

@@ -12,8 +12,10 @@
 #include <ctime>
 #include <limits>
 
-namespace doppel::engine::translate {
-namespace {
+namespace doppel::engine::translate
+{
+namespace
+{
 
 constexpr std::uint64_t look_ns = 50'000'000;
 // Where futex_waitv (Linux 5.16) is missing, attention is looked at so often.
@@ -79,7 +81,8 @@ std::uint32_t looks_in(std::uint64_t ns)
 {
     cpu_set_t processors;
     CPU_ZERO(&processors);
-    if (::sched_getaffinity(0, sizeof processors, &processors) == 0 && CPU_COUNT(&processors) == 1) {
+    if (::sched_getaffinity(0, sizeof processors, &processors) == 0 &&
+        CPU_COUNT(&processors) == 1) {
         return 0;
     }
     // The best of a few, in case this thread is preempted meanwhile.

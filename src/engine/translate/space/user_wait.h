@@ -4,7 +4,8 @@
 #include <atomic>
 #include <cstdint>
 
-namespace doppel::engine::translate {
+namespace doppel::engine::translate
+{
 
 // Sleeps until the word, in shared memory, is woken while it is `value`, or until *attention is
 // woken while it is 0 (nullptr: not watched), a signal, or 50 ms. May return early. False: the
@@ -19,7 +20,8 @@ bool process_ended(int pidfd);
 // answers soon and runs on another processor; when it waits for ours, looking only keeps it from
 // answering. So a failure halves the time and a success doubles it, and now and then the
 // longest time is tried, in case answers come later than the shortest one.
-class SpinBudget {
+class SpinBudget
+{
 public:
     explicit SpinBudget(std::uint32_t max)
         : max_(max), least_(max < least_looks ? max : least_looks), now_(max)
