@@ -124,11 +124,15 @@ TEST(SpinBudgetTest, ShrinksWithFailuresAndComesBack)
         budget.failed();
     }
     EXPECT_EQ(probes, 10);
-    for (int i = 0; i < 10; ++i) budget.succeeded();
+    // An answer at once needs no more; late ones do.
+    const std::uint32_t least = budget.looks() == 1000 ? 0 : budget.looks();
+    for (int i = 0; i < 10; ++i) budget.succeeded(1);
+    EXPECT_EQ(budget.looks(), least);
+    for (int i = 0; i < 10; ++i) budget.succeeded(budget.looks() - 1);
     EXPECT_EQ(budget.looks(), 1000u);
     SpinBudget none{0};
     none.failed();
-    none.succeeded();
+    none.succeeded(0);
     EXPECT_EQ(none.looks(), 0u);
 }
 

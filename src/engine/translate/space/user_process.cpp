@@ -177,11 +177,15 @@ void UserProcess::set_turn()
     // again before it sleeps.
     Word{command_.turn}.store(turn_, std::memory_order_seq_cst);
     const bool asleep = Word{report_.user_sleeping}.load(std::memory_order_seq_cst) != 0;
+    const std::uint32_t looks = report_.looks;
+    if (looks != 0) report_.looks = 0;
     if (asleep) {
         ++counters_.wakes;
         wake_word(command_.turn);
+        if (!rested_) process_spin_.failed();
+    } else {
+        process_spin_.succeeded(looks);
     }
-    if (!rested_) asleep ? process_spin_.failed() : process_spin_.succeeded();
     rested_ = false;
 }
 
@@ -219,13 +223,18 @@ void UserProcess::kick()
 bool UserProcess::spin_for_report(const std::atomic<std::uint32_t>* attention)
 {
     const Word turn{report_.turn};
-    for (std::uint32_t i = worker_spin_.looks(); i != 0; --i) {
-        if (turn.load(std::memory_order_acquire) == turn_) return true;
+    const std::uint32_t looks = worker_spin_.looks();
+    for (std::uint32_t i = 0; i < looks; ++i) {
+        if (turn.load(std::memory_order_acquire) == turn_) {
+            worker_spin_.succeeded(i);
+            return true;
+        }
         if (attention != nullptr && !kicked_ && attention->load(std::memory_order_relaxed) != 0) {
             kick();
         }
         __builtin_ia32_pause();
     }
+    worker_spin_.failed();
     return false;
 }
 
@@ -233,10 +242,7 @@ bool UserProcess::wait_for_report(const std::atomic<std::uint32_t>* attention)
 {
     const Word turn{report_.turn};
     const Word sleeping{command_.worker_sleeping};
-    if (spin_for_report(attention)) {
-        worker_spin_.succeeded();
-    } else {
-        worker_spin_.failed();
+    if (!spin_for_report(attention)) {
         ++counters_.sleeps;
         for (;;) {
             sleeping.store(1, std::memory_order_seq_cst);

@@ -18,10 +18,9 @@ bool process_ended(int pidfd);
 
 // How long to look at the other side's word before sleeping. Looking pays when the other side
 // answers soon and runs on another processor; when it waits for ours, looking only keeps it from
-// answering. So a failure halves the time and a success doubles it, and now and then the
-// longest time is tried, in case answers come later than the shortest one.
-class SpinBudget
-{
+// answering. So a failure halves the time, an answer late in the time doubles it, and now and
+// then the longest time is tried, in case answers come later than the shortest one.
+class SpinBudget {
 public:
     explicit SpinBudget(std::uint32_t max)
         : max_(max), least_(max < least_looks ? max : least_looks), now_(max)
@@ -32,10 +31,13 @@ public:
     {
         return failures_ % probe_period == probe_period - 1 ? max_ : now_;
     }
-    void succeeded()
+    // The answer came at the look with this number.
+    void succeeded(std::uint32_t look)
     {
-        now_ = looks() > max_ / 2 ? max_ : looks() * 2;
         failures_ = 0;
+        if (look <= now_ / 2) return;
+        const std::uint32_t wanted = look < max_ / 2 ? 2 * look : max_;
+        if (wanted > now_) now_ = wanted;
     }
     void failed()
     {

@@ -76,7 +76,11 @@ void install_filter()
     };
     const sock_fprog filter{sizeof program / sizeof program[0], const_cast<sock_filter*>(program)};
     if (system_call(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1) != 0) leave(4);
-    if (system_call(__NR_seccomp, SECCOMP_SET_MODE_FILTER, 0, address_of(&filter)) != 0) leave(4);
+    // SPEC_ALLOW: older kernels otherwise turn off speculation in a process with a filter.
+    if (system_call(__NR_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_SPEC_ALLOW,
+                    address_of(&filter)) != 0) {
+        leave(4);
+    }
 }
 
 }  // namespace
