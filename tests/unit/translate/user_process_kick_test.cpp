@@ -44,9 +44,13 @@ TEST_F(UserProcessTest, AttentionBeforehandCancels)
     ASSERT_EQ(run(), exit_cancelled);
     EXPECT_EQ(process_->mapping_error(), 0);
     EXPECT_EQ(context().gpr[x86::RAX], 7u);
+    // A single step goes on: it is how the caller gets to where it can attend.
+    ASSERT_EQ(run(user_single_step), exit_fault);
+    EXPECT_EQ(context().trap, debug_exception);
+    EXPECT_EQ(context().gpr[x86::RAX], 8u);
     attention_ = 0;
     ASSERT_EQ(run(), site);
-    EXPECT_EQ(context().gpr[x86::RAX], 8u);
+    EXPECT_EQ(context().gpr[x86::RAX], 9u);
 }
 
 // Kicks at every moment: on the way in, inside, on the way out. No count is lost or made twice.

@@ -193,7 +193,7 @@ void UserProcess::set_turn()
 bool UserProcess::hand_over(std::uint32_t actions)
 {
     if (lost_) return false;
-    const bool runs = (actions & user_run) != 0;
+    const bool runs = (actions & (user_run | user_single_step)) == user_run;
     const auto* attention = runs ? wait_.attention : nullptr;
     command_.actions = actions | queued_actions_;
     command_.mapping_count = queued_;

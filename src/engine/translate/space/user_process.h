@@ -69,6 +69,7 @@ public:
 
     // Runs guest code from host_rip, with the registers in context(), until it leaves or
     // attention is set. actions: user_new_code and user_single_step or nothing.
+    // A single step is not cut short by attention: that is how a boundary is reached then.
     // Returns ExecContext::exit (any value: guest code can write it), exit_cancelled if no
     // instruction was run; nullopt: the process is dead.
     std::optional<std::uint32_t> enter(std::uint32_t actions, std::uint64_t host_rip);
