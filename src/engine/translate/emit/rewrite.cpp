@@ -41,6 +41,7 @@ void put_prefixes(const Instruction& instruction, const Rewrite& rewrite, Writer
     if (instruction.lock && !branch) out.put(0xf0);
     if (instruction.operand_size && !branch) out.put(0x66);
     if (instruction.repeat != 0 && !branch) out.put(instruction.repeat);
+    if (instruction.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) return;
     unsigned rex = instruction.rex;
     if (branch) rex = 0x48 | (rex & 3) | (rewrite.load_into >> 3 << 2);
     if (moved(rewrite) && rex != 0) rex &= ~3u;

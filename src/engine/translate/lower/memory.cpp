@@ -137,7 +137,14 @@ bool Lowering::lea(const Instruction& instruction)
         return lea_stack_pointer(instruction);
     }
     if (instruction.base != rip_register) return copy(instruction, {}, code_);
-    if (instruction.operand_width == 16) return false;
+    if (instruction.operand_width == 16) {
+        code_.byte(0x66);  // mov r16, imm16
+        if (to >= 8) code_.byte(0x41);
+        code_.byte(0xb8 | (to & 7));
+        code_.byte(instruction.address & 0xff);
+        code_.byte((instruction.address >> 8) & 0xff);
+        return true;
+    }
     const bool wide = instruction.operand_width == 64;
     code_.load_immediate(to, wide ? instruction.address : instruction.address & 0xffffffff);
     return true;

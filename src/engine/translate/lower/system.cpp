@@ -7,6 +7,7 @@ namespace doppel::engine::translate {
 bool Lowering::push_flags(const Instruction& instruction)
 {
     constexpr std::int32_t host_system_flags = 0x202;
+    if (source_.mode.privileged) return false;  // IF is not the host's
     if (!copy(instruction, {}, code_)) return false;
     if (user_) return true;
     code_.save(rax, Code::slot(0));

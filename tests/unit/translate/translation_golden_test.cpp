@@ -1,0 +1,430 @@
+// The host code itself, so that a change of it is seen in review.
+#include <gtest/gtest.h>
+
+#include "translated_code.h"
+
+namespace doppel::engine::translate::test {
+
+namespace {
+
+constexpr std::uint64_t kernel_rip = 0xffffffff81000000;
+constexpr std::uint64_t program_rip = 0x555555554000;
+
+std::string hot(const Translated& block)
+{
+    return disassemble(block.code, block.address, 0, block.translation.hot_size);
+}
+// Without the jump or the stub behind the last instruction.
+std::string body(std::span<const std::uint8_t> guest, std::uint64_t rip, const Mode& mode)
+{
+    const Translated block{guest, rip, mode};
+    EXPECT_TRUE(block.done);
+    return disassemble(block.code, block.address, 0, block.translation.points.back().host);
+}
+std::string kernel(std::span<const std::uint8_t> guest)
+{
+    return body(guest, kernel_rip, supervisor_mode);
+}
+std::string program(std::span<const std::uint8_t> guest)
+{
+    return body(guest, program_rip, user_mode);
+}
+std::string kernel_branch(std::span<const std::uint8_t> guest)
+{
+    const Translated block{guest, kernel_rip, supervisor_mode};
+    EXPECT_TRUE(block.done);
+    return hot(block);
+}
+std::string program_branch(std::span<const std::uint8_t> guest)
+{
+    const Translated block{guest, program_rip, user_mode};
+    EXPECT_TRUE(block.done);
+    return hot(block);
+}
+
+}  // namespace
+
+TEST(TranslationGolden, SupervisorMemoryIsFoldedByThePrefix)
+{
+    EXPECT_EQ(kernel(GUEST("mov rax,[rbx+8]; add [0x1000],ax; lock cmpxchg [r12+r13*8+0x1234],r9;"
+                           "mov qword ptr [rip+0x2000],5; tzcnt rax,[rbx]; shlx rax,[rdx],rcx;"
+                           "cmp byte ptr ds:[rbp],1; movnti [rdi],rax")),
+              "mov rax, gs:[rbx+0x8]\n"
+              "add gs:[0x1000], ax\n"
+              "lock cmpxchg gs:[r12+r13*8+0x1234], r9\n"
+              "mov qword ptr gs:[0xFFFFFFFF81002021], 0x5\n"
+              "tzcnt rax, gs:[rbx]\n"
+              "shlx rax, gs:[rdx], rcx\n"
+              "cmp byte ptr gs:[rbp], 0x1\n"
+              "movnti gs:[rdi], rax\n");
+}
+
+TEST(TranslationGolden, SupervisorGsIsTheHostsFs)
+{
+    EXPECT_EQ(kernel(GUEST("mov rax,gs:[0x28]; inc dword ptr gs:[rip+0x1000]; mov gs:[rbx],ecx")),
+              "mov rax, fs:[0x28]\n"
+              "inc fs:[0xFFFFFFFF81001010]\n"
+              "mov fs:[rbx], ecx\n");
+    EXPECT_EQ(kernel(GUEST("mov rax,fs:[0x28]")), "");
+    EXPECT_EQ(kernel(GUEST("mov rax,gs:[rsp+8]")), "");
+}
+
+TEST(TranslationGolden, StackAccessesAreNative)
+{
+    EXPECT_EQ(kernel(GUEST("push rbx; push qword ptr [rsp+8]; push [rbx]; mov [rsp+8],rax;"
+                           "mov rax,[rsp+rcx*4]; pop [rcx]; pop rax; push -5")),
+              "push rbx\n"
+              "push [rsp+0x8]\n"
+              "push gs:[rbx]\n"
+              "mov [rsp+0x8], rax\n"
+              "mov rax, [rsp+rcx*4]\n"
+              "pop gs:[rcx]\n"
+              "pop rax\n"
+              "push 0xFFFFFFFFFFFFFFFB\n");
+    EXPECT_EQ(kernel(GUEST("push rsp")), "");
+    EXPECT_EQ(kernel(GUEST("pop rsp")), "");
+}
+
+TEST(TranslationGolden, StackPointerAsAnOperand)
+{
+    EXPECT_EQ(kernel(GUEST("mov rbp,rsp; mov rsp,rbp; lea rax,[rsp+0x20]; lea rsp,[rsp+8];"
+                           "lea rsp,[rbp-0x28]; mov rsp,gs:[0x5678]; mov gs:[0x1234],rsp")),
+              "mov rbp, 0xFFFF800000200000\n"
+              "lea rbp, [rsp+rbp*1]\n"
+              "mov rsp, 0x7FFFFFE00000\n"
+              "lea rsp, [rsp+rbp*1]\n"
+              "mov rax, 0xFFFF800000200000\n"
+              "lea rax, [rsp+rax*1+0x20]\n"
+              "lea rsp, [rsp+0x8]\n"
+              "mov rsp, 0x7FFFFFE00000\n"
+              "lea rsp, [rsp+rbp*1-0x28]\n"
+              "mov [slot2], rdx\n"
+              "mov rdx, fs:[0x5678]\n"
+              "mov rsp, 0x7FFFFFE00000\n"
+              "lea rsp, [rsp+rdx*1]\n"
+              "mov rdx, [slot2]\n"
+              "mov [slot2], rdx\n"
+              "mov rdx, 0xFFFF800000200000\n"
+              "lea rdx, [rsp+rdx*1]\n"
+              "mov fs:[0x1234], rdx\n"
+              "mov rdx, [slot2]\n");
+    EXPECT_EQ(kernel(GUEST("leave")), "mov [slot2], rdx\n"
+                                      "mov rdx, gs:[rbp]\n"
+                                      "mov rsp, 0x7FFFFFE00000\n"
+                                      "lea rsp, [rsp+rbp*1+0x8]\n"
+                                      "mov rbp, rdx\n"
+                                      "mov rdx, [slot2]\n");
+}
+
+TEST(TranslationGolden, StackPointerArithmeticIsNativeWhenItsFlagsAreDead)
+{
+    EXPECT_EQ(kernel(GUEST("sub rsp,0x20; mov [rsp],rax; test rax,rax")),
+              "sub rsp, 0x20\nmov [rsp], rax\ntest rax, rax\n");
+    EXPECT_EQ(kernel(GUEST("and rsp,-16; cmp eax,1")), "and rsp, 0xFFFFFFFFFFFFFFF0\ncmp eax, 0x1\n");
+    EXPECT_EQ(kernel(GUEST("add rsp,0x20; pop rbx")), "mov [slot2], rdx\n"
+                                                      "mov rdx, 0xFFFF800000200000\n"
+                                                      "lea rdx, [rsp+rdx*1]\n"
+                                                      "add rdx, 0x20\n"
+                                                      "lea rsp, [rsp+0x20]\n"
+                                                      "mov rdx, [slot2]\n"
+                                                      "pop rbx\n");
+}
+
+TEST(TranslationGolden, StringInstructionsFoldTheDestination)
+{
+    const Translated block{GUEST("rep movsb"), kernel_rip, supervisor_mode};
+    EXPECT_EQ(disassemble(block.code, block.address, 0, block.translation.points.back().host),
+              "mov [slot2], rdx\n"
+              "mov rdx, 0x7FFFFFE00000\n"
+              "lea rdi, [rdi+rdx*1]\n"
+              "rep movsb\n"
+              "mov rdx, 0xFFFF800000200000\n"
+              "lea rdi, [rdi+rdx*1]\n"
+              "mov rdx, [slot2]\n");
+    // The source's prefix, which the disassembly hides.
+    const std::uint8_t copied[] = {0x65, 0xf3, 0xa4};
+    EXPECT_EQ(std::memcmp(block.code.data() + 21, copied, sizeof copied), 0);
+    ASSERT_EQ(block.translation.displaced.size(), 2u);
+    const Displaced& rdi = block.translation.displaced[0];
+    EXPECT_EQ(rdi.reg, 7);
+    EXPECT_EQ(rdi.where, Displaced::Where::folded);
+    EXPECT_EQ(rdi.from, 21u);
+    EXPECT_EQ(rdi.to, 38u);
+    const Displaced& rdx = block.translation.displaced[1];
+    EXPECT_EQ(rdx.reg, 2);
+    EXPECT_EQ(rdx.where, Displaced::Where::slot);
+    EXPECT_EQ(rdx.slot, 2);
+    EXPECT_EQ(kernel(GUEST(".byte 0x64,0xf3,0xa4")), "");
+}
+
+TEST(TranslationGolden, SupervisorBranches)
+{
+    EXPECT_EQ(kernel_branch(GUEST("call .+0x1000")), "push 0xFFFFFFFF81000005\njmp 0x2001000A\n");
+    EXPECT_EQ(kernel_branch(GUEST("jz .+0x100000")), "jz 0x2001000B\njmp 0x2001001A\n");
+    EXPECT_EQ(kernel_branch(GUEST("call [rbx+rcx*8]")), "mov [slot0], rax\n"
+                                                        "mov [slot1], rcx\n"
+                                                        "mov rcx, gs:[rbx+rcx*8]\n"
+                                                        "push 0xFFFFFFFF81000003\n"
+                                                        "movzx eax, cx\n"
+                                                        "jmp [rax*8+0x10100000]\n");
+    EXPECT_EQ(kernel_branch(GUEST("ret 16")), "mov [slot0], rax\n"
+                                              "mov [slot1], rcx\n"
+                                              "pop rcx\n"
+                                              "lea rsp, [rsp+0x10]\n"
+                                              "movzx eax, cx\n"
+                                              "jmp [rax*8+0x10100000]\n");
+    EXPECT_EQ(kernel_branch(GUEST("loop .-10")), "loop 0x20010007\njmp 0x2001000C\njmp 0x2001001B\n");
+}
+
+TEST(TranslationGolden, UserBranches)
+{
+    EXPECT_EQ(program_branch(GUEST("jmp .+0x10")), "jmp 0x70010010005\n");
+    EXPECT_EQ(program_branch(GUEST("jmp .+0x101234")), "mov [slot0], rax\n"
+                                                       "mov [slot1], rcx\n"
+                                                       "mov rcx, 0x555555655234\n"
+                                                       "jmp [0x700012291A0]\n");
+    EXPECT_EQ(program_branch(GUEST("call [rip+0x1000]")), "mov [slot0], rax\n"
+                                                          "mov [slot1], rcx\n"
+                                                          "mov rcx, 0x555555555006\n"
+                                                          "mov rcx, [rcx]\n"
+                                                          "push [0x7001001003F]\n"
+                                                          "movzx eax, cx\n"
+                                                          "mov [slot2], rdx\n"
+                                                          "lea rdx, [0x70001200000]\n"
+                                                          "mov rax, [rdx+rax*8]\n"
+                                                          "mov rdx, [slot2]\n"
+                                                          "jmp rax\n");
+}
+
+TEST(TranslationGolden, UserMemoryIsAsItIs)
+{
+    EXPECT_EQ(program(GUEST("mov rax,[rbx]; mov rcx,fs:[0x28]; addps xmm0,[rcx]; rep movsb; pushfq;"
+                            "lea rdx,[rip+0x100]; vzeroupper; and rsp,-16; push rsp")),
+              "mov rax, [rbx]\n"
+              "mov rcx, fs:[0x28]\n"
+              "addps xmm0, [rcx]\n"
+              "rep movsb\n"
+              "pushfq\n"
+              "mov rdx, 0x555555554119\n"
+              "vzeroupper\n"
+              "and rsp, 0xFFFFFFFFFFFFFFF0\n"
+              "push rsp\n");
+}
+
+TEST(TranslationGolden, AddressesRelativeToRip)
+{
+    // The destination itself, a register that is overwritten further on, a spilled one.
+    EXPECT_EQ(program(GUEST("mov rax,[rip+0x100]")), "mov rax, 0x555555554107\nmov rax, [rax]\n");
+    EXPECT_EQ(program(GUEST("addsd xmm0,[rip+0x100]; xor ecx,ecx")),
+              "mov rcx, 0x555555554108\naddsd xmm0, [rcx]\nxor ecx, ecx\n");
+    EXPECT_EQ(program(GUEST("inc dword ptr [rip+0x100]")), "mov [slot2], rdx\n"
+                                                           "mov rdx, 0x555555554106\n"
+                                                           "inc [rdx]\n"
+                                                           "mov rdx, [slot2]\n");
+    // Near the beginning of the address space it needs none.
+    EXPECT_EQ(body(GUEST("inc dword ptr [rip+0x100]; vpaddd zmm17,zmm18,[rip+0x40]"), 0x401000,
+                   user_mode),
+              "inc [0x401106]\nvpaddd zmm17, zmm18, [0x401050]\n");
+}
+
+TEST(TranslationGolden, InterruptFlag)
+{
+    EXPECT_EQ(kernel(GUEST("cli; pushfq; pop rax")), "mov byte ptr [system_flags+1], 0x0\n"
+                                                     "pushfq\n"
+                                                     "mov [slot0], rax\n"
+                                                     "mov [slot1], rcx\n"
+                                                     "mov rax, [rsp]\n"
+                                                     "mov rcx, [system_flags]\n"
+                                                     "lea rax, [rax+rcx*1-0x202]\n"
+                                                     "mov [rsp], rax\n"
+                                                     "mov rax, [slot0]\n"
+                                                     "mov rcx, [slot1]\n"
+                                                     "pop rax\n");
+    const Translated block{GUEST("sti; mov ebx,eax; mov eax,1"), kernel_rip, supervisor_mode};
+    EXPECT_EQ(disassemble(block.code, block.address, 0, block.translation.points.back().host),
+              "mov byte ptr [system_flags+1], 0x2\n"
+              "mov ebx, eax\n"
+              "mov [slot1], rcx\n"
+              "mov ecx, [pending]\n"
+              "jrcxz 0x20010024\n"
+              "mov rcx, [slot1]\n"
+              "jmp 0x20010035\n"
+              "mov rcx, [slot1]\n"
+              "mov eax, 0x1\n");
+    ASSERT_EQ(block.translation.exits.size(), 2u);
+    EXPECT_EQ(block.translation.exits[0].kind, ExitKind::interrupt);
+    EXPECT_EQ(block.translation.exits[0].target, kernel_rip + 3);
+    EXPECT_EQ(block.translation.exits[0].patch, 0u);
+}
+
+TEST(TranslationGolden, SystemInstructions)
+{
+    EXPECT_EQ(kernel_branch(GUEST("stac")), "mov [slot0], rax\n"
+                                            "mov rax, [system_flags]\n"
+                                            "lea rax, [rax+0x40000]\n"
+                                            "mov [system_flags], rax\n"
+                                            "mov rax, [slot0]\n"
+                                            "jmp 0x20010028\n");
+    EXPECT_EQ(kernel(GUEST("rdtsc")), "rdtsc\n"
+                                      "rorx rdx, rdx, 0x20\n"
+                                      "lea rax, [rax+rdx*1]\n"
+                                      "mov rdx, [tsc_offset]\n"
+                                      "lea rax, [rax+rdx*1]\n"
+                                      "rorx rdx, rax, 0x20\n"
+                                      "mov edx, edx\n"
+                                      "mov eax, eax\n");
+}
+
+TEST(TranslationGolden, Entries)
+{
+    std::vector<std::uint8_t> code(200);
+    auto size = emit_entry({code.data(), user_code, code.size()}, true, program_rip,
+                           user_code + 0x1000, user_code + 0x2000);
+    EXPECT_EQ(disassemble(code, user_code, 0, size), "mov rax, 0xFFFFAAAAAAAAC000\n"
+                                                     "lea rcx, [rcx+rax*1]\n"
+                                                     "jrcxz 0x70010000023\n"
+                                                     "mov rax, 0x555555554000\n"
+                                                     "lea rcx, [rcx+rax*1]\n"
+                                                     "jmp 0x70010002000\n"
+                                                     "mov rcx, [slot1]\n"
+                                                     "mov rax, [slot0]\n"
+                                                     "jmp 0x70010001000\n");
+    size = emit_entry({code.data(), supervisor_code, code.size()}, false, kernel_rip,
+                      supervisor_code + 0x1000, supervisor_code + 0x2000);
+    EXPECT_EQ(disassemble(code, supervisor_code, 0, size), "lea rcx, [rcx+0x7F000000]\n"
+                                                           "jrcxz 0x20000015\n"
+                                                           "lea rcx, [rcx-0x7F000000]\n"
+                                                           "jmp 0x20002000\n"
+                                                           "mov rcx, [slot1]\n"
+                                                           "mov rax, [slot0]\n"
+                                                           "jmp 0x20001000\n");
+    size = emit_miss({code.data(), supervisor_code, code.size()}, false, supervisor_code + 0x1000);
+    EXPECT_EQ(disassemble(code, supervisor_code, 0, size), "mov [target], rcx\n"
+                                                           "mov rcx, [slot1]\n"
+                                                           "mov rax, [slot0]\n"
+                                                           "mov dword ptr [exit], 0x2\n"
+                                                           "jmp 0x20001000\n");
+    EXPECT_EQ(emit_entry({code.data(), user_code, 10}, true, program_rip, user_code, user_code), 0u);
+    EXPECT_EQ(emit_miss({code.data(), user_code, 10}, true, user_code), 0u);
+}
+
+struct LeftAlone {
+    const char* name;
+    std::span<const std::uint8_t> guest;
+    ExitKind kind;
+    bool user;
+};
+
+TEST(TranslationGolden, WhatIsNotTranslatedLeavesTheBlock)
+{
+    const LeftAlone cases[] = {
+        {"syscall", GUEST("syscall"), ExitKind::syscall, true},
+        {"sysretq", GUEST("sysretq"), ExitKind::sysret, false},
+        {"sysretl", GUEST(".byte 0x0f,0x07"), ExitKind::interpret, false},
+        {"iretq", GUEST("iretq"), ExitKind::iret, false},
+        {"user iretq", GUEST("iretq"), ExitKind::interpret, true},
+        {"swapgs", GUEST("swapgs"), ExitKind::swapgs, false},
+        {"user swapgs", GUEST("swapgs"), ExitKind::interpret, true},
+        {"hlt", GUEST("hlt"), ExitKind::interpret, false},
+        {"popfq", GUEST("popfq"), ExitKind::interpret, false},
+        {"user popfq", GUEST("popfq"), ExitKind::interpret, true},
+        {"cpuid", GUEST("cpuid"), ExitKind::interpret, true},
+        {"xgetbv", GUEST("xgetbv"), ExitKind::interpret, true},
+        {"rdpid", GUEST("rdpid rax"), ExitKind::interpret, true},
+        {"rdtscp", GUEST("rdtscp"), ExitKind::interpret, true},
+        {"rdfsbase", GUEST("rdfsbase rax"), ExitKind::interpret, true},
+        {"wrgsbase", GUEST("wrgsbase rax"), ExitKind::interpret, true},
+        {"mov fs", GUEST("mov fs,eax"), ExitKind::interpret, true},
+        {"mov from ds", GUEST("mov eax,ds"), ExitKind::interpret, true},
+        {"push fs", GUEST("push fs"), ExitKind::interpret, true},
+        {"mov cr0", GUEST("mov rax,cr0"), ExitKind::interpret, false},
+        {"mov dr7", GUEST("mov dr7,rax"), ExitKind::interpret, false},
+        {"in", GUEST("in al,dx"), ExitKind::interpret, false},
+        {"rep outsb", GUEST("rep outsb"), ExitKind::interpret, false},
+        {"int3", GUEST("int3"), ExitKind::interpret, true},
+        {"int 0x80", GUEST("int 0x80"), ExitKind::interpret, true},
+        {"ud2", GUEST("ud2"), ExitKind::interpret, true},
+        {"lgdt", GUEST("lgdt [rax]"), ExitKind::interpret, false},
+        {"lret", GUEST(".byte 0xcb"), ExitKind::interpret, true},
+        {"jmp far", GUEST("jmp fword ptr [rax]"), ExitKind::interpret, true},
+        {"enter", GUEST("enter 8,0"), ExitKind::interpret, true},
+        {"clflush", GUEST("clflush [rax]"), ExitKind::interpret, true},
+        {"xsave", GUEST("xsave [rax]"), ExitKind::interpret, true},
+        {"xrstor", GUEST("xrstor [rax]"), ExitKind::interpret, true},
+        {"fxrstor", GUEST("fxrstor [rax]"), ExitKind::interpret, true},
+        {"wrpkru", GUEST(".byte 0x0f,0x01,0xef"), ExitKind::interpret, true},
+        {"xbegin", GUEST("xbegin ."), ExitKind::interpret, true},
+        {"tpause", GUEST("tpause eax"), ExitKind::interpret, true},
+        {"incssp", GUEST(".byte 0xf3,0x0f,0xae,0xe8"), ExitKind::interpret, true},
+        {"user cli", GUEST("cli"), ExitKind::interpret, true},
+        {"user stac", GUEST("stac"), ExitKind::interpret, true},
+        {"address size", GUEST("mov eax,[ebx]"), ExitKind::interpret, true},
+        {"call16", GUEST(".byte 0x66,0xe8,0,0,0,0"), ExitKind::interpret, true},
+        {"pushfw", GUEST("pushfw"), ExitKind::interpret, true},
+        {"supervisor addps", GUEST("addps xmm0,xmm1"), ExitKind::interpret, false},
+        {"supervisor fld", GUEST("fld1"), ExitKind::interpret, false},
+        {"sti at the end", GUEST("sti"), ExitKind::interpret, false},
+        {"sti ret", GUEST("sti; ret"), ExitKind::interpret, false},
+        {"sti hlt", GUEST("sti; hlt"), ExitKind::interpret, false},
+    };
+    for (const LeftAlone& each : cases) {
+        const Translated block{each.guest, kernel_rip, each.user ? user_mode : supervisor_mode};
+        ASSERT_TRUE(block.done) << each.name;
+        ASSERT_EQ(block.translation.exits.size(), 1u) << each.name;
+        EXPECT_EQ(block.translation.exits[0].kind, each.kind) << each.name;
+        EXPECT_EQ(block.translation.exits[0].target, kernel_rip) << each.name;
+        EXPECT_EQ(block.translation.count, 0u) << each.name;
+        EXPECT_GT(block.translation.guest_bytes, 0u) << each.name;
+        EXPECT_EQ(block.translation.points.size(), 1u) << each.name;
+    }
+}
+
+TEST(TranslationGolden, BetweenStacAndClacMemoryIsTheInterpreters)
+{
+    const auto leaves_at = [](std::span<const std::uint8_t> guest) {
+        const Translated block{guest, kernel_rip, access_mode};
+        return block.translation.exits.empty() ? 0 : block.translation.exits[0].target - kernel_rip;
+    };
+    EXPECT_EQ(leaves_at(GUEST("mov eax,ebx; mov rax,[rbx]")), 2u);
+    EXPECT_EQ(leaves_at(GUEST("mov rax,[rsp]; rep movsb")), 4u);
+    EXPECT_EQ(leaves_at(GUEST("lea rax,[rbx+8]; call [rbx]")), 4u);
+    const Translated block{GUEST("clac"), kernel_rip, access_mode};
+    ASSERT_EQ(block.translation.exits.size(), 1u);
+    EXPECT_EQ(block.translation.exits[0].kind, ExitKind::direct);
+    EXPECT_FALSE(block.translation.exits[0].mode.access);
+}
+
+TEST(TranslationGolden, WithoutVectorRegistersUserCodeInterpretsThem)
+{
+    Mode mode = user_mode;
+    mode.vector = false;
+    const Translated block{GUEST("popcnt eax,ebx; addps xmm0,xmm1"), program_rip, mode};
+    EXPECT_EQ(block.translation.count, 1u);
+    ASSERT_EQ(block.translation.exits.size(), 1u);
+    EXPECT_EQ(block.translation.exits[0].kind, ExitKind::interpret);
+}
+
+TEST(TranslationGolden, EndsOfBlocks)
+{
+    // An instruction that does not fit the bytes.
+    const Translated cut{GUEST("nop; .byte 0x48,0x8b"), program_rip, user_mode};
+    EXPECT_EQ(cut.translation.guest_bytes, 1u);
+    EXPECT_EQ(cut.translation.exits[0].kind, ExitKind::interpret);
+    EXPECT_EQ(cut.translation.exits[0].target, program_rip + 1);
+    const Translated nothing{GUEST(".byte 0x48,0x8b"), program_rip, user_mode};
+    EXPECT_TRUE(nothing.done);
+    EXPECT_EQ(nothing.translation.guest_bytes, 0u);
+    EXPECT_EQ(nothing.translation.exits[0].kind, ExitKind::interpret);
+    // The 65th instruction.
+    const Translated full{GUEST(".fill 70,1,0xf8"), program_rip, user_mode};
+    EXPECT_EQ(full.translation.count, 64u);
+    EXPECT_EQ(full.translation.exits[0].kind, ExitKind::direct);
+    EXPECT_EQ(full.translation.exits[0].target, program_rip + 64);
+    // Not enough room, at any size.
+    const auto guest = GUEST("mov rax,[rip+0x1000]; call .+0x10");
+    for (std::size_t capacity = 0; capacity < 200; capacity += 7) {
+        EXPECT_FALSE((Translated{guest, program_rip, user_mode, capacity}.done));
+    }
+}
+
+}  // namespace doppel::engine::translate::test

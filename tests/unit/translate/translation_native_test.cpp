@@ -1,0 +1,223 @@
+// User blocks run in this process, and so do the guest's own bytes: they must agree.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <random>
+
+#include "engine/translate/lower/instruction.h"
+#include "translated_code.h"
+#include "translated_run.h"
+
+namespace doppel::engine::translate::test {
+
+namespace {
+
+constexpr std::uint64_t program_rip = 0x555555554000;
+constexpr std::uint64_t data_address = 0x555555558000;
+constexpr std::uint64_t stack_address = 0x7ffe00000000;
+constexpr std::size_t page = 4096;
+
+class TranslationNative : public ::testing::Test {
+protected:
+    TranslationNative()
+    {
+        code = machine.map(program_rip, 2 * page);
+        data = machine.map(data_address, 2 * page);
+        stack = machine.map(stack_address, page);
+        registers.rip = program_rip;
+        for (unsigned i = 0; i < 16; ++i) registers.gpr[i] = 0x0123456789abcdefull * (i + 3);
+        registers.gpr[3] = data_address + page;      // RBX
+        registers.gpr[4] = stack_address + page / 2;  // RSP
+    }
+    void fill_memory(std::span<const std::uint8_t> guest)
+    {
+        std::memset(code, 0, 2 * page);
+        std::memcpy(code, guest.data(), guest.size());
+        machine.end_native(program_rip + guest.size());
+        for (std::size_t i = 0; i < 2 * page; ++i) data[i] = static_cast<std::uint8_t>(i * 7 + 3);
+        for (std::size_t i = 0; i < page; ++i) stack[i] = static_cast<std::uint8_t>(i * 5 + 1);
+    }
+    [[nodiscard]] std::vector<std::uint8_t> memory() const
+    {
+        std::vector<std::uint8_t> bytes(data, data + 2 * page);
+        bytes.insert(bytes.end(), stack, stack + page);
+        return bytes;
+    }
+
+    Machine machine{true};
+    std::uint8_t *code, *data, *stack;
+    Registers registers;
+    Translation translation;
+};
+
+std::string describe(const Registers& registers)
+{
+    std::string text;
+    char line[64];
+    for (int i = 0; i < 16; ++i) {
+        std::snprintf(line, sizeof line, "r%d=%lx ", i, registers.gpr[i]);
+        text += line;
+    }
+    std::snprintf(line, sizeof line, "flags=%lx", registers.flags & 0xcd5);
+    return text + line;
+}
+
+// Random bytes that are one valid instruction, memory operands in reach: [rbx + disp8],
+// [rip + disp32] into the data pages, [rsp + disp8].
+class Generator {
+public:
+    explicit Generator(unsigned seed) : random_(seed) {}
+    unsigned below(unsigned bound) { return std::uniform_int_distribution<unsigned>{0, bound - 1}(random_); }
+
+    std::vector<std::uint8_t> instruction(std::uint64_t rip)
+    {
+        for (;;) {
+            std::vector<std::uint8_t> bytes = candidate();
+            Instruction decoded;
+            if (decode(bytes, rip, user_mode, host_policy(), decoded) != Decoding::decoded) continue;
+            if (decoded.kind != Kind::plain && decoded.kind != Kind::lea &&
+                decoded.kind != Kind::string && decoded.kind != Kind::nothing) {
+                continue;
+            }
+            if (decoded.rsp_written || decoded.segment != Segment::none || unpredictable(decoded)) {
+                continue;
+            }
+            bytes.resize(decoded.length);
+            if (decoded.base == rip_register) aim(bytes, decoded, rip);
+            if (decoded.memory && decoded.kind == Kind::plain && decoded.base != rip_register &&
+                (decoded.index != no_register || decoded.far_index)) {
+                continue;
+            }
+            return bytes;
+        }
+    }
+
+private:
+    static bool unpredictable(const Instruction& decoded)
+    {
+        switch (decoded.mnemonic) {
+        case ZYDIS_MNEMONIC_RDRAND: case ZYDIS_MNEMONIC_RDSEED: case ZYDIS_MNEMONIC_STD:
+        case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FLDENV:
+        case ZYDIS_MNEMONIC_FRSTOR:
+            return true;
+        default:
+            return decoded.kind == Kind::string && decoded.repeat != 0;
+        }
+    }
+    // The displacement of a RIP-relative operand leads to the data.
+    void aim(std::vector<std::uint8_t>& bytes, const Instruction& decoded, std::uint64_t rip)
+    {
+        const std::uint64_t target = data_address + 64 + below(126) * 64;
+        const auto displacement = static_cast<std::uint32_t>(target - (rip + bytes.size()));
+        std::memcpy(bytes.data() + decoded.behind_operand - 4, &displacement, 4);
+    }
+    std::vector<std::uint8_t> candidate()
+    {
+        std::vector<std::uint8_t> bytes;
+        const auto put = [&bytes](unsigned value) { bytes.push_back(static_cast<std::uint8_t>(value)); };
+        const auto any = [this] { return below(256); };
+        if (below(6) == 0) put(0x66);
+        if (below(8) == 0) put(0xf2 + below(2));
+        if (below(16) == 0) put(0xf0);
+        const unsigned kind = below(10);
+        if (kind < 6) {
+            if (below(2) != 0) put(0x40 | below(16));
+            if (kind >= 3) put(0x0f);
+            if (kind == 4) put(0x38);
+            if (kind == 5) put(0x3a);
+            put(any());
+        } else if (kind == 6) {
+            put(0xc5);
+            put(any());
+            put(any());
+        } else if (kind == 7) {
+            put(0xc4);
+            put((any() & 0xe0) | (1 + below(3)));
+            put(any());
+            put(any());
+        } else {
+            put(0x62);
+            put((any() & 0xf0) | (1 + below(3)));
+            put(any() | 4);
+            put(any());
+            put(any());
+        }
+        switch (below(4)) {
+        case 0: put(0xc0 | any()); break;
+        case 1: put(0x05 | (any() & 0x38)); break;                      // [rip + disp32]
+        case 2: put(0x43 | (any() & 0x38)); put(any() & 0x70); break;  // [rbx + disp8]
+        default: put(0x44 | (any() & 0x38)); put(0x24); put(any() & 0x70); break;
+        }
+        while (bytes.size() < 15) put(any());
+        return bytes;
+    }
+
+    std::mt19937 random_;
+};
+
+}  // namespace
+
+TEST_F(TranslationNative, RandomStraightCode)
+{
+    Generator generator{20240117};
+    unsigned faults = 0, vectors = 0;
+    for (unsigned round = 0; round < 12000; ++round) {
+        std::vector<std::uint8_t> bytes;
+        const unsigned count = 1 + generator.below(6);
+        while (bytes.size() < 8 || generator.below(count) != 0) {
+            const auto next = generator.instruction(program_rip + bytes.size());
+            bytes.insert(bytes.end(), next.begin(), next.end());
+        }
+        for (unsigned i = 0; i < 16; ++i) {
+            if (i != 3 && i != 4) {
+                registers.gpr[i] = std::uint64_t{generator.below(~0u)} * (generator.below(2) + 1) * generator.below(~0u);
+            }
+        }
+        registers.gpr[6] = data_address + 512 + generator.below(64);
+        registers.gpr[7] = data_address + 1024 + generator.below(64);
+        registers.flags = 0x202 | (generator.below(0x1000) & 0x8d5);
+
+        fill_memory(bytes);
+        const Outcome native = machine.run(registers, program_rip);
+        const auto native_memory = memory();
+
+        fill_memory(bytes);
+        const std::uint64_t host = machine.place(bytes, program_rip, user_mode, translation);
+        const Outcome translated = machine.run(registers, host);
+        const std::string text = disassemble(bytes, program_rip, 0, bytes.size()) + "--\n" +
+                                 disassemble({machine.code_bytes(0x10000), machine.code_bytes(0x10000) + translation.hot_size},
+                                             host, 0, translation.hot_size);
+
+        Registers got = translated.registers;
+        if (native.exit == exit_fault) {
+            ++faults;
+            ASSERT_EQ(translated.exit, exit_fault) << text;
+            got = machine.recover(translated, translation, host);
+            EXPECT_EQ(got.rip, native.registers.rip - program_rip) << text;
+            EXPECT_EQ(translated.trap, native.trap) << text;
+            if (native.trap == 14) EXPECT_EQ(translated.address, native.address) << text;
+        } else {
+            ASSERT_EQ(native.exit, exit_native_end);
+            ASSERT_EQ(translated.exit, first_site) << text;
+            vectors += native.vectors != translated.vectors ? 0 : 1;
+        }
+        unsigned differ = 0;
+        for (unsigned i = 0; i < 16; ++i) {
+            // A register that the block no longer needed may hold an address when it faults.
+            const bool dead = native.exit == exit_fault && got.gpr[i] >= data_address &&
+                              got.gpr[i] < data_address + 2 * page;
+            if (!dead && got.gpr[i] != native.registers.gpr[i]) ++differ;
+        }
+        if (differ != 0 || (got.flags & 0xcd5) != native.registers.flags) {
+            FAIL() << text << "native " << describe(native.registers) << "\ngot    " << describe(got);
+        }
+        ASSERT_EQ(memory(), native_memory) << text;
+        ASSERT_EQ(translated.vectors, native.vectors) << text;
+    }
+    // The streams do something.
+    EXPECT_GT(vectors, 4000u);
+    EXPECT_LT(faults, 8000u);
+}
+
+}  // namespace doppel::engine::translate::test
