@@ -3,9 +3,9 @@
 
 Usage: bench.py DOPPEL GUESTS [OPTIONS], see --help. GUESTS is make's folder of guests.
 
-Every program runs for a bounded time and reports its fastest repetition (bench/programs/). The
-machine's own times are taken before and after the guests', and the better of the two counts.
-What programs compute is compared too. Boot to init is wall time from the start of the process to
+Every program runs for a bounded time and reports its fastest repetition (bench/programs/), twice
+in each place, and the better counts; natively once before the guests and once after. What
+programs compute is compared too. Boot to init is wall time from the start of the process to
 init's first line, with the small initramfs; the median of several.
 """
 import argparse
@@ -36,27 +36,28 @@ class Place:
     problems: list = dataclasses.field(default_factory=list)
 
 
-def suite_commands(folder, chosen, budget):
+def suite_commands(folder, chosen, budget, loops):
     """The fixed binary with all that is chosen, then the position-independent one with the
     compute programs, more briefly: it is here to be run at all, and for the mean."""
-    commands = [f"{folder}/suite --budget {budget} --only {','.join(chosen)}"]
+    commands = [f"{folder}/suite --loops {loops} --budget {budget} --only {','.join(chosen)}"]
     compute = [name for name, group in chosen.items() if group in results.COMPUTE]
     if compute:
-        commands.append(f"{folder}/suite-pie --budget {budget / 3:.3f} --only {','.join(compute)}")
+        commands.append(f"{folder}/suite-pie --loops {loops} --budget {budget / 3:.3f} "
+                        f"--only {','.join(compute)}")
     return commands
 
 
-def keep(place, reader, expected_runs):
-    runs = reader.runs + [results.Run()] * 2
-    place.run, place.independent = runs[0], runs[1]
-    if sum(run.complete for run in reader.runs) < expected_runs:
+def keep(place, runs, commands, loops):
+    """Sorts `runs` into the two binaries' best."""
+    place.run, place.independent = results.best(runs[:loops]), results.best(runs[loops:])
+    if sum(run.complete for run in runs) < len(commands) * loops:
         place.problems.append("the suite did not come to its end")
 
 
 def run_native(files, chosen, options):
     place = Place("native")
     reader = results.Reader()
-    native_commands = suite_commands(files.programs, chosen, options.budget)
+    native_commands = suite_commands(files.programs, chosen, options.budget, 1)
     for command in native_commands:
         done = subprocess.run(command.split(), stdin=subprocess.DEVNULL, capture_output=True,
                               text=True, check=False)
@@ -64,12 +65,12 @@ def run_native(files, chosen, options):
             reader.line(time.monotonic(), line)
         if done.returncode:
             place.problems.append(f"{command}: exit status {done.returncode}")
-    keep(place, reader, len(native_commands))
+    keep(place, reader.runs, native_commands, 1)
     return place
 
 
-def run_guest(place, command, expected_runs, verbose):
-    """Runs the suite in a guest until it powers off."""
+def run_guest(place, command, verbose):
+    """Runs the suite in a guest until it powers off; what it printed."""
     reader = results.Reader()
     try:
         with guests.Guest(command) as guest:
@@ -79,14 +80,14 @@ def run_guest(place, command, expected_runs, verbose):
             status = guest.exit_status()
             if status:
                 place.problems.append(str(guest.error(f"exit status {status}")))
-            elif len(reader.runs) < expected_runs:
+            elif not reader.runs or not reader.runs[-1].complete:
                 place.problems.append(str(guest.error("powered off early")))
             said = guest.error_text().splitlines()
             if said and said[-1].startswith("{"):
                 place.stats = json.loads(said[-1])
     except guests.GuestError as error:
         place.problems.append(str(error))
-    keep(place, reader, expected_runs)
+    return reader.runs
 
 
 def check_clock(place):
@@ -113,12 +114,13 @@ def measure_guest(name, make_command, files, chosen, options, stats=()):
         measure_boot(place, make_command(files.kernel, files.initramfs, guests.BOOT, ()),
                      options.boots)
     if chosen:
-        lines = suite_commands("/bench", chosen, options.budget)
+        lines = suite_commands("/bench", chosen, options.budget, options.loops)
         cmdline = guests.QUIET + guests.commands("; ".join(lines))
         if options.verbose:
             print(flush=True)
-        run_guest(place, make_command(files.kernel, files.bench_initramfs, cmdline, stats),
-                  len(lines), options.verbose)
+        runs = run_guest(place, make_command(files.kernel, files.bench_initramfs, cmdline, stats),
+                         options.verbose)
+        keep(place, runs, lines, options.loops)
         check_clock(place)
     print(f"{time.monotonic() - start:.0f} s{', with problems' if place.problems else ''}",
           flush=True)
@@ -138,6 +140,10 @@ def time_text(nanoseconds):
     return f"{nanoseconds:.2f} ns"
 
 
+def boot_text(place):
+    return "-" if place.boot is None else f"{place.boot:.2f} s"
+
+
 def print_table(groups, native, tcg, engines):
     head = f"{'program':<15}{'native':>11}{'TCG':>11}{'/native':>9}"
     for engine in engines:
@@ -154,9 +160,9 @@ def print_table(groups, native, tcg, engines):
         print(row)
     print_mean("compute, mean", groups, "run", native, tcg, engines)
     print_mean("same, as PIE", groups, "independent", native, tcg, engines)
-    row = f"{'boot to init':<15}{'-':>11}{number(tcg.boot):>9} s{'-':>9}"
+    row = f"{'boot to init':<15}{'':>11}{boot_text(tcg):>11}{'':>9}"
     for engine in engines:
-        row += (f" |{number(engine.boot):>9} s{'-':>9}"
+        row += (f" |{boot_text(engine):>11}{'':>9}"
                 f"{number(results.ratio(tcg.boot, engine.boot)):>8}")
     print(row)
 
@@ -222,6 +228,7 @@ def parse_arguments():
     parser.add_argument("--verbose", action="store_true", help="progress, and engines' counters")
     options = parser.parse_args()
     options.budget = 0.04 if options.quick else 0.3
+    options.loops = 1 if options.quick else 2
     options.boots = 1 if options.quick else 3
     return options
 
@@ -281,7 +288,8 @@ def main():
     for name, required in judged.items():
         print(f"\nRequired of translate; here {name}:")
         for bar in required:
-            print("  " + str(bar))
+            if not options.only or bar.measured is not None:
+                print("  " + str(bar))
     if options.verbose:
         for engine in engines:
             print_stats(engine)
