@@ -67,7 +67,7 @@ enter_guest:
     wrgsbase %rax
 1:  lea stack_top(%rip), %rsp
     mov CONTEXT(PROGRAM_FLAGS), %rax
-    and $0xcd5, %eax            // status flags and DF
+    and $0x200cd5, %eax         // status flags, DF and ID
     testl $(PROGRAM_NEW_CODE | PROGRAM_SINGLE_STEP), COMMAND(PROGRAM_ACTIONS)
     jnz serialising
     push %rax

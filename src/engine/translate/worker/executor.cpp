@@ -105,7 +105,7 @@ Executor::Stop Executor::interpret_many(std::uint64_t budget)
 Executor::Next Executor::interpret_one()
 {
     ASSERT(home_ == Home::interpreter);
-    if (fpu_owner_ != nullptr && next_touches_vectors()) take_fpu();
+    if (next_touches_vectors()) take_fpu();
     ++counts_.interpreted;
     stop_ = interpreter_.step();
     return stop_ == Stop::budget ? Next::dispatch : Next::stop;
@@ -563,7 +563,6 @@ void Executor::take_fpu()
     if (!owner->save_fpu(registers_.state->xsave)) failure_ = "a user process died";
 }
 
-// Generously: a wrong yes costs a hand-over.
 bool Executor::next_touches_vectors()
 {
     std::uint64_t at = 0;
@@ -576,6 +575,7 @@ bool Executor::next_touches_vectors()
                             (byte & 0xf0) == 0x40 || (byte & 0xe7) == 0x26 || byte == 0x64 ||
                             byte == 0x65 || byte == 0x67;
         if (prefix) continue;
+        ++opcode_counts_[byte != 0x0f ? byte : 256u + bytes[i + 1]];
         if (byte != 0x0f) {
             return (byte >= 0xd8 && byte <= 0xdf) || byte == 0x9b || byte == 0xc4 || byte == 0xc5 || byte == 0x62;
         }

@@ -136,6 +136,8 @@ private:
     [[nodiscard]] auto code_lookup(bool user);
     void drop_supervisor_code(const std::vector<CodePages::Changed>& changed);
     void take_fpu();
+    // Looks at the instruction that is to be interpreted: counts it, and says whether it may
+    // touch x87 or vector registers. Generously: a wrong yes costs a hand-over.
     [[nodiscard]] bool next_touches_vectors();
     void record(std::uint8_t what, std::uint64_t detail);
 
@@ -192,6 +194,7 @@ private:
             fpu_saves = 0, fpu_loads = 0, system_calls = 0;
     } counts_;
     std::array<std::uint64_t, 8> site_counts_{};
+    std::array<std::uint64_t, 512> opcode_counts_{};  // interpreted; from 256 on: behind 0F
     struct Drops {
         std::uint32_t count = 0;
         std::uint64_t at = 0;  // blocks translated then

@@ -118,7 +118,7 @@ private:
 
 }  // namespace
 
-base::Result<std::unique_ptr<CpuInterface>> create_translated_cpu(const WorkerResources& resources)
+base::Result<std::unique_ptr<CpuInterface>> create_cpu(const WorkerResources& resources)
 {
     auto cpu = std::make_unique<TranslatedCpu>(resources);
     TRY(cpu->initialise());
