@@ -70,7 +70,7 @@ struct UserReport {
     alignas(64) std::uint32_t turn;      // the user process's word (futex)
     std::uint32_t user_sleeping;         // wake it after ++turn
     std::int32_t mapping_error;          // errno of the first mapping that failed, 0
-    std::uint32_t crashed;               // the program itself faulted (vector + 1) and ends: for error texts
+    std::uint32_t crashed;               // vector + 1: the program itself faulted and ends
     // The number of looks that the last wait took, if it was more than a few: the worker's
     // hint for UserCommand::spin, who sets it to 0.
     std::uint32_t looks;
