@@ -215,11 +215,13 @@ private:
         add(6, {1u << 2, 0, 0, 0});  // ARAT: the APIC timer never stops
         const CpuidResult host = basic(7, 0);
         const CpuidResult host1 = host.eax >= 1 ? basic(7, 1) : CpuidResult{};
-        CpuidResult r0, r1;
+        const CpuidResult host2 = host.eax >= 2 ? basic(7, 2) : CpuidResult{};
+        CpuidResult r0, r1, r2;
         r0.ebx = leaf7_ebx.offer(host.ebx);
         r0.ecx = leaf7_ecx.offer(host.ecx);
         r0.edx = leaf7_edx.offer(host.edx);
         r1.eax = leaf7_1_eax.offer(host1.eax);
+        r2.edx = leaf7_2_edx.offer(host2.edx);
         if (!avx()) {
             r0.ebx &= ~avx_leaf7_ebx;
             r0.ecx &= ~avx_leaf7_ecx;
@@ -231,9 +233,10 @@ private:
             r0.edx &= ~avx512_leaf7_edx;
             r1.eax &= ~avx512_leaf7_1_eax;
         }
-        r0.eax = 1;  // highest subleaf
+        r0.eax = 2;  // highest subleaf
         add_sub(7, 0, r0);
         add_sub(7, 1, r1);
+        add_sub(7, 2, r2);
     }
 
     // One thread per core, one package. EDX is the x2APIC ID: query() fills it in.

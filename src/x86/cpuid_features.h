@@ -44,6 +44,9 @@ inline constexpr FeatureWord leaf7_ecx{bits({1, 6, 8, 9, 10, 11, 12, 14}), bits(
 inline constexpr FeatureWord leaf7_edx{bits({8, 14, 23}), bits({4, 26, 29})};
 // AVX_VNNI AVX512_BF16, fast short REP MOVSB, STOSB, CMPSB.
 inline constexpr FeatureWord leaf7_1_eax{bits({4, 5, 10, 11, 12}), 0};
+// MCDT_NO; BHI_CTRL: BHI_DIS_S in IA32_SPEC_CTRL, without which Linux clears the branch history
+// by hand at each system call.
+inline constexpr FeatureWord leaf7_2_edx{bits({5}), bits({4})};
 // LZCNT, PREFETCHW; LAHF in 64-bit mode.
 inline constexpr FeatureWord extended_ecx{bits({5, 8}), bits({0})};
 // SYSCALL NX 1-GiB pages RDTSCP long mode.

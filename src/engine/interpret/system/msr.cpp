@@ -20,11 +20,13 @@ Answer answer(bool ok) { return ok ? Answer::ok : Answer::gp; }
 bool has_edx7(const Core& core, unsigned bit) { return core.cpuid.has(7, 0, 'd', bit); }
 constexpr unsigned ibrs_bit = 26, stibp_bit = 27, l1d_flush_bit = 28, arch_capabilities_bit = 29,
                    ssbd_bit = 31;
+constexpr unsigned bhi_ctrl_bit = 4;  // of subleaf 2
 
 std::uint64_t spec_ctrl_mask(const Core& core)
 {
     return (has_edx7(core, ibrs_bit) ? 1u : 0u) | (has_edx7(core, stibp_bit) ? 2u : 0u) |
-           (has_edx7(core, ssbd_bit) ? 4u : 0u);
+           (has_edx7(core, ssbd_bit) ? 4u : 0u) |
+           (core.cpuid.has(7, 2, 'd', bhi_ctrl_bit) ? 1u << 10 : 0u);
 }
 
 bool memory_type_valid(std::uint64_t type)
