@@ -35,8 +35,15 @@ def run(*arguments, seconds=BARE_SECONDS, **options):
     options.setdefault("stdin", subprocess.DEVNULL)
     options.setdefault("stdout", subprocess.PIPE)
     options.setdefault("stderr", subprocess.PIPE)
-    return subprocess.run([DOPPEL, *arguments], timeout=seconds, text=True, errors="replace",
-                          **options)
+    try:
+        return subprocess.run([DOPPEL, *arguments], timeout=seconds, text=True,
+                              errors="replace", **options)
+    except subprocess.TimeoutExpired as late:
+        # Bytes even in text mode; without them nobody knows how far the guest came.
+        output, errors = ((part or b"")[-3000:].decode(errors="replace")
+                          for part in (late.stdout, late.stderr))
+        raise AssertionError(f"doppel did not end in {seconds:.0f} s; its output ended with:\n"
+                             f"{output}\n{errors}") from None
 
 
 def run_bare(name, *arguments, **options):
