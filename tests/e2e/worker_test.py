@@ -63,6 +63,7 @@ class Worker(TestCase):
             process = self.start_bare()
             workers = descendants(process.pid)
             os.kill(workers[0], number)
+            self.assert_gone(workers[:1])
             _, errors = process.communicate(b"x", timeout=BARE_SECONDS)
             text = errors.decode()
             self.assertEqual(process.returncode, 3, text)
@@ -73,7 +74,9 @@ class Worker(TestCase):
 
     def test_worker_says_where_it_crashed(self):
         process = self.start_bare()
-        os.kill(descendants(process.pid)[0], signal.SIGSEGV)
+        worker = descendants(process.pid)[0]
+        os.kill(worker, signal.SIGSEGV)
+        self.assert_gone([worker])
         _, errors = process.communicate(b"x", timeout=BARE_SECONDS)
         self.assertEqual(process.returncode, 3)
         self.assertRegex(errors.decode(), "SIGSEGV.*SIGSEGV at 0x")
@@ -102,7 +105,7 @@ class Worker(TestCase):
         for name in os.listdir(f"/proc/{worker}/fd"):
             target = os.readlink(f"/proc/{worker}/fd/{name}")
             self.assertTrue(name == "2" or target == "/dev/null" or target.startswith("/memfd:doppel-")
-                            or target.startswith("pipe:"), target)
+                            or target.startswith("pipe:") or target == "anon_inode:[pidfd]", target)
         with open(f"/proc/{worker}/environ", "rb") as file:
             self.assertEqual(file.read(), b"")
 
