@@ -145,13 +145,13 @@ def boot_text(place):
 
 
 def print_table(groups, native, tcg, engines):
-    head = f"{'program':<15}{'native':>11}{'TCG':>11}{'/native':>9}"
+    head = f"{'program':<16}{'native':>11}{'TCG':>11}{'/native':>9}"
     for engine in engines:
         head += f" |{engine.name:>11}{'/native':>9}{'TCG/':>8}"
     print("\n" + head)
     for name in groups:
         base, emulated = native.run.time(name), tcg.run.time(name)
-        row = (f"{name:<15}{time_text(base):>11}{time_text(emulated):>11}"
+        row = (f"{name:<16}{time_text(base):>11}{time_text(emulated):>11}"
                f"{number(results.ratio(emulated, base)):>9}")
         for engine in engines:
             own = engine.run.time(name)
@@ -160,7 +160,7 @@ def print_table(groups, native, tcg, engines):
         print(row)
     print_mean("compute, mean", groups, "run", native, tcg, engines)
     print_mean("same, as PIE", groups, "independent", native, tcg, engines)
-    row = f"{'boot to init':<15}{'':>11}{boot_text(tcg):>11}{'':>9}"
+    row = f"{'boot to init':<16}{'':>11}{boot_text(tcg):>11}{'':>9}"
     for engine in engines:
         row += (f" |{boot_text(engine):>11}{'':>9}"
                 f"{number(results.ratio(tcg.boot, engine.boot)):>8}")
@@ -171,7 +171,7 @@ def print_mean(title, groups, which, native, tcg, engines):
     """Geometric means over the compute programs that ran in both places of a ratio."""
     base, emulated = getattr(native, which), getattr(tcg, which)
     mean = results.geometric_mean(results.compute_ratios(groups, base, emulated).values())
-    row = f"{title:<15}{'':>11}{'':>11}{number(mean):>9}"
+    row = f"{title:<16}{'':>11}{'':>11}{number(mean):>9}"
     for engine in engines:
         own = getattr(engine, which)
         ratios = results.compute_ratios(groups, base, own)
