@@ -69,6 +69,29 @@ protected:
         state.gpr[x86::RSP] = 0x8000;
         vcpu_->set_state(state);
     }
+    // 64-bit mode, ring 0, the first 2 MiB mapped to themselves, and again at the beginning of
+    // the upper half.
+    void start64(std::uint64_t at, std::initializer_list<unsigned> bytes)
+    {
+        write(at & 0xfffff, bytes);
+        const auto entry = [this](std::uint64_t where, std::uint64_t value) {
+            ASSERT_TRUE(memory_->write_value(base::Gpa{where}, value));
+        };
+        entry(0x2000, 0x3007);
+        entry(0x2800, 0x3007);
+        entry(0x3000, 0x4007);
+        entry(0x4000, 0x87);
+        x86::CpuState state = x86::reset_state(true);
+        for (auto& segment : state.segments) segment = {0x10, 0, 0xc093, 0xffffffff, 0, 0};
+        state.segments[x86::CS] = {0x08, 0, 0xa09b, 0xffffffff, 0, 0};
+        state.cr0 = x86::cr0::PE | x86::cr0::PG | x86::cr0::ET | x86::cr0::NE | x86::cr0::WP;
+        state.cr3 = 0x2000;
+        state.cr4 = x86::cr4::PAE | x86::cr4::OSFXSR;
+        state.efer = x86::efer::LME | x86::efer::LMA | x86::efer::NXE | x86::efer::SCE;
+        state.rip = at;
+        state.gpr[x86::RSP] = (at & ~std::uint64_t{0xfffff}) + 0x8000;
+        vcpu_->set_state(state);
+    }
     // Vector 0x20 (and 2, the NMI): out 0x20, al; iret.
     void handlers()
     {
@@ -119,6 +142,29 @@ TEST_F(WorkerGuest, ReadsAndStatesBetween)
     const x86::CpuState state = vcpu_->state();
     EXPECT_EQ(state.rip, 0x1000u);
     EXPECT_EQ(vcpu_->run(), (Exit{IoWriteExit{0x11, 1, 0x42}}));
+}
+
+TEST_F(WorkerGuest, PortsInBothHalvesOf64Bits)
+{
+    for (const std::uint64_t base : {std::uint64_t{0}, std::uint64_t{0xffff800000000000}}) {
+        // 1: out 0x43, al; in al, 0x40; mov ecx, eax; in al, 0x40; mov esi, eax; in al, 0x40;
+        // test cl, 0x40; jne 1b; shl eax, 8; or eax, esi; out 0x80, eax
+        start64(base + 0x6000, {0xe6, 0x43, 0xe4, 0x40, 0x89, 0xc1, 0xe4, 0x40, 0x89, 0xc6, 0xe4,
+                                0x40, 0xf6, 0xc1, 0x40, 0x75, 0xef, 0xc1, 0xe0, 0x08, 0x09, 0xf0,
+                                0xe7, 0x80});
+        for (const unsigned status : {0x40u, 0x60u, 0x00u}) {
+            const Exit first = vcpu_->run();
+            const auto* write = std::get_if<IoWriteExit>(&first);
+            ASSERT_TRUE(write != nullptr && write->port == 0x43);
+            EXPECT_EQ(vcpu_->run(), (Exit{IoReadExit{0x40, 1}}));
+            vcpu_->complete_read(status);
+            EXPECT_EQ(vcpu_->run(), (Exit{IoReadExit{0x40, 1}}));
+            vcpu_->complete_read(0x34);
+            EXPECT_EQ(vcpu_->run(), (Exit{IoReadExit{0x40, 1}}));
+            vcpu_->complete_read(0x12);
+        }
+        EXPECT_EQ(vcpu_->run(), (Exit{IoWriteExit{0x80, 4, 0x1234}}));
+    }
 }
 
 TEST_F(WorkerGuest, Memory)
