@@ -99,6 +99,7 @@ inline void name_addresses(std::string& text)
         {context_offset::slot + 16, "slot2"},     {context_offset::slot + 24, "slot3"},
         {context_offset::system_flags, "system_flags"},
         {context_offset::system_flags + 1, "system_flags+1"},
+        {context_offset::system_flags + 2, "system_flags+2"},
         {context_offset::exit, "exit"},           {context_offset::pending, "pending"},
         {context_offset::tsc_offset, "tsc_offset"}, {context_offset::target, "target"},
     };

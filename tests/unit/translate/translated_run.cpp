@@ -24,7 +24,13 @@ translated_enter_\name:
     mov %rsi, %rdi
     movabs $\context, %rax
     mov %rsp, 0x110(%rax)
-    push 0x80(%rax)
+    rdfsbase %rcx
+    mov %rcx, 0x118(%rax)
+    mov 0xe8(%rax), %rcx
+    test %rcx, %rcx
+    jz 1f
+    wrfsbase %rcx
+1:  push 0x80(%rax)
     popfq
     mov 0x08(%rax), %rcx; mov 0x10(%rax), %rdx; mov 0x18(%rax), %rbx
     mov 0x20(%rax), %rsp; mov 0x28(%rax), %rbp; mov 0x30(%rax), %rsi
@@ -46,6 +52,8 @@ translated_leave_\name:
 translated_left_\name:
     movabs $\context, %rax
     mov 0x110(%rax), %rsp
+    mov 0x118(%rax), %rcx
+    wrfsbase %rcx
     pop %rdi
     push $0x202
     popfq
