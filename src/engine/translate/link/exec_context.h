@@ -23,13 +23,13 @@ inline constexpr std::uint32_t first_exit_site = 16;  // from here on: an exit s
 struct alignas(64) ExecContext {
     // 0x00: guest registers. In the worker, gpr[RSP] holds guest RSP + fold.
     std::uint64_t gpr[16];
-    // 0x80: host RFLAGS: status bits and DF are the guest's.
+    // 0x80: host RFLAGS: status bits, DF and ID are the guest's.
     std::uint64_t flags;
     // 0x88: where to go in, and, after a signal, where it hit.
     std::uint64_t host_rip;
     // 0x90: scratch of translated code. By convention slot[0] holds RAX, slot[1] RCX, slot[2] RDX.
     std::uint64_t slot[8];
-    // 0xd0: guest RFLAGS without status bits and DF (worker; bit 1 is set).
+    // 0xd0: guest RFLAGS without those (worker; bit 1 is set).
     std::uint64_t system_flags;
     // 0xd8
     std::uint32_t exit;

@@ -94,7 +94,6 @@ private:
     // system.cpp
     bool push_flags(const Instruction& instruction);
     void read_tsc();
-    void change_access(std::int32_t difference);
 
     const Source& source_;
     Code& code_;

@@ -112,7 +112,7 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
     case Kind::stac: case Kind::clac: {
         const bool access = instruction.kind == Kind::stac;
         if (access == source_.mode.access) return Outcome::lowered;
-        change_access(access ? 4 : -4);
+        code_.store_byte(context_offset::system_flags + 2, access ? 4 : 0);
         Mode mode = source_.mode;
         mode.access = access;
         go_to(rip_behind(instruction), mode);
@@ -128,8 +128,10 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
         return Outcome::ended;
     case Kind::conditional: return ended(conditional(instruction));
     case Kind::loop: return ended(loop(instruction));
-    case Kind::jump_indirect: case Kind::call_indirect: return ended(indirect(instruction));
-    case Kind::ret: return ended(ret(instruction));
+    // Entries for indirect branches are for code outside STAC and CLAC.
+    case Kind::jump_indirect: case Kind::call_indirect:
+        return ended(!source_.mode.access && indirect(instruction));
+    case Kind::ret: return ended(!source_.mode.access && ret(instruction));
     case Kind::interpret: case Kind::syscall: case Kind::sysret: case Kind::iret: case Kind::swapgs:
         return Outcome::failed;
     }

@@ -45,18 +45,6 @@ void Lowering::read_tsc()
     code_.bytes(split, sizeof split);
 }
 
-// EFLAGS.AC is bit 2 of this byte, and known: adding and subtracting leaves the others alone.
-void Lowering::change_access(std::int32_t difference)
-{
-    code_.save(rax, Code::slot(0));
-    code_.load(rax, context_offset::system_flags);
-    const std::uint32_t from = code_.size();
-    code_.add_constant(rax, rax, difference * 0x10000);
-    code_.save(rax, context_offset::system_flags);
-    code_.load(rax, Code::slot(0));
-    displaced(from, rax, Displaced::Where::slot, 0);
-}
-
 // Leaves when an interrupt waits; flags and registers as they are.
 void Lowering::check_pending(std::uint64_t target)
 {

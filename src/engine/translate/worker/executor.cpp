@@ -14,8 +14,7 @@ using x86::rflags::AC, x86::rflags::DF, x86::rflags::ID, x86::rflags::IF, x86::r
     x86::rflags::NT, x86::rflags::RF, x86::rflags::STATUS, x86::rflags::TF, x86::rflags::VM;
 
 // RFLAGS that translated code keeps in the host's own.
-constexpr std::uint64_t own_flags = STATUS | DF;
-constexpr std::uint64_t own_user_flags = STATUS | DF | ID;
+constexpr std::uint64_t own_flags = STATUS | DF | ID;
 constexpr std::uint64_t host_flags = 0x202;  // IF and the bit that is always set
 
 // A stretch of interpretation where translated code cannot run at all (real mode, ...).
@@ -295,6 +294,7 @@ Executor::Next Executor::after_missing_target(std::uint64_t rip)
     ++counts_.missing_targets;
     record(0x10, rip);
     Block* next = nullptr;
+    mode_.access = false;  // there are no indirect branches between STAC and CLAC
     // Code changes privilege only by other ways; supervisor code may still leave for the low half.
     if (mode_.user ? !upper_half(rip) : upper_half(rip)) next = block_for(rip, mode_, true);
     if (next == nullptr || next->guest_count == 0) {
@@ -489,7 +489,7 @@ void Executor::load_context(Mode mode)
     const std::uint64_t flags = interpreter_.rflags();
     const x86::CpuState& state = *registers_.state;
     if (mode.user) {
-        to.flags = (flags & own_user_flags) | host_flags;
+        to.flags = (flags & own_flags) | host_flags;
         to.fs_base = state.segments[x86::FS].base;
         to.gs_base = state.segments[x86::GS].base;
         home_ = Home::user;
@@ -509,7 +509,7 @@ void Executor::unload_context(std::uint64_t rip)
     const ExecContext& from = context();
     std::copy_n(from.gpr, 16, registers_.gpr);
     if (mode_.user) {
-        interpreter_.set_rflags((registers_.state->rflags & ~own_user_flags) | (from.flags & own_user_flags));
+        interpreter_.set_rflags((registers_.state->rflags & ~own_flags) | (from.flags & own_flags));
     } else {
         registers_.gpr[x86::RSP] -= fold;
         interpreter_.set_rflags((from.system_flags & ~own_flags) | (from.flags & own_flags));
