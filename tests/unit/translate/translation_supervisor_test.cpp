@@ -95,7 +95,7 @@ TEST_F(TranslationSupervisor, RandomStraightCode)
     for (unsigned round = 0; round < 12000; ++round) {
         std::vector<std::uint8_t> bytes;
         const unsigned count = 1 + generator.below(6);
-        while (bytes.size() < 8 || generator.below(count) != 0) {
+        while (bytes.size() < 8 || (bytes.size() < 200 && generator.below(count) != 0)) {
             const auto next = generator.instruction(kernel_rip + bytes.size());
             bytes.insert(bytes.end(), next.begin(), next.end());
         }

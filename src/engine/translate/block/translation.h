@@ -51,7 +51,8 @@ enum class ExitKind : std::uint8_t {
     interrupt,  // ctx.pending was set where interrupts are enabled: state is exact at `target`
 };
 
-// One way out of a block. The jump that leads there is a `jmp rel32` or `jcc rel32` whose
+// One way out of a block. Jumps of user code to other pages are none: they go through the table
+// of targets, as indirect branches do, since another page may be mapped otherwise later. The jump that leads there is a `jmp rel32` or `jcc rel32` whose
 // displacement lies at `patch` (offset in the code): at first it leads to the exit's own stub,
 // which stores the site's number to ExecContext::exit and jumps to the common exit.
 struct Exit {
@@ -63,6 +64,9 @@ struct Exit {
 };
 
 // Guest registers whose true value is elsewhere while the host is in [from, to) of the code.
+// Besides these, a register that the block overwrites before anybody reads it may be lost from
+// the user instruction that borrowed it on, and so may the status flags of ADD, SUB and AND of
+// RSP in supervisor code.
 struct Displaced {
     enum class Where : std::uint8_t {
         slot,    // in ExecContext::slot[slot]
@@ -84,9 +88,13 @@ struct Point {
 struct Translation {
     std::uint32_t size = 0;         // bytes of host code, cold part included
     std::uint32_t hot_size = 0;     // without the stubs
-    std::uint32_t guest_bytes = 0;  // of the guest code translated (0: nothing could be, see below)
+    // Of the guest code translated, that of an exit's own instruction (interpret, syscall, ...)
+    // included; 0: nothing could be, see below.
+    std::uint32_t guest_bytes = 0;
     std::uint32_t count = 0;        // guest instructions translated natively, the exit's excluded
-    std::vector<Point> points;      // ascending in `host`; one for each instruction
+    // Ascending in `host`; one for each instruction with host code, one for each way out that
+    // is not a branch's own. Of instructions at one host offset (NOPs) only the last has one.
+    std::vector<Point> points;
     std::vector<Displaced> displaced;
     std::vector<Exit> exits;
 };
