@@ -10,6 +10,7 @@
 #include "x86/cpu_state.h"
 #include "x86/cpuid_features.h"
 #include "x86/lapic/lapic.h"
+#include "x86/paravirt.h"
 #include "x86/registers.h"
 
 namespace doppel::x86 {
@@ -19,7 +20,8 @@ using namespace features;
 namespace {
 
 constexpr std::uint32_t max_basic_leaf = 0x1f, hypervisor_first = 0x40000000,
-    hypervisor_last = 0x40000010, extended_first = 0x80000000, extended_last = 0x80000008;
+    paravirt_features = 0x40000001, hypervisor_last = 0x40000010, own_first = 0x40000100,
+    own_last = 0x40000110, extended_first = 0x80000000, extended_last = 0x80000008;
 constexpr std::uint32_t leaf1_ecx_xsave = 1u << 26, leaf1_ecx_osxsave = 1u << 27,
     leaf1_edx_apic = 1u << 9, leaf1_edx_htt = 1u << 28;
 constexpr std::uint64_t apic_base_enable = 1u << 11;
@@ -271,13 +273,21 @@ private:
         add(0x16, {mhz, mhz, 100, 0});
     }
 
-    // KVM's and VMware's layout of the frequency leaf, under a name of our own.
+    // KVM's interface comes first, since guests look for it there; the frequency leaf has the
+    // layout of KVM and VMware. Our own name is where guests look next.
     void hypervisor_leaves()
     {
-        // "doppel", padded with zeros, in EBX ECX EDX.
-        add(hypervisor_first, {hypervisor_last, 0x70706f64, 0x00006c65, 0});
-        add(hypervisor_last, {static_cast<std::uint32_t>(tsc_hz_ / 1000),
-                              static_cast<std::uint32_t>(apic_bus_hz / 1000), 0, 0});
+        namespace feature = paravirt::feature;
+        const CpuidResult frequencies{static_cast<std::uint32_t>(tsc_hz_ / 1000),
+                                      static_cast<std::uint32_t>(apic_bus_hz / 1000), 0, 0};
+        // "KVMKVMKVM" and "doppel", padded with zeros, in EBX ECX EDX.
+        add(hypervisor_first, {hypervisor_last, 0x4b4d564b, 0x564b4d56, 0x4d});
+        add(paravirt_features, {feature::NOP_IO_DELAY | feature::CLOCKSOURCE2 | feature::STEAL_TIME |
+                                    feature::CLOCKSOURCE_STABLE_BIT,
+                                0, 0, 0});
+        add(hypervisor_last, frequencies);
+        add(own_first, {own_last, 0x70706f64, 0x00006c65, 0});
+        add(own_last, frequencies);
     }
 
     void extended_leaves()

@@ -47,7 +47,8 @@ inline constexpr std::uint64_t arch_capabilities_interpreted =
 
 class CpuidPolicy {
 public:
-    // tsc_hz goes into leaf 0x15 and the signature leaf 0x40000010.
+    // tsc_hz goes into leaf 0x15 and the hypervisor leaves 0x40000010 and 0x40000110. Leaf
+    // 0x40000001 promises what x86/paravirt.h describes.
     static CpuidPolicy create(const HostCpuid& host, unsigned vcpus, std::uint64_t tsc_hz);
     // Another policy's entries, reduced by an engine that can honour less; leaf 0 first.
     static CpuidPolicy from_entries(std::vector<CpuidEntry> entries);

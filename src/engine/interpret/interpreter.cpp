@@ -1,5 +1,6 @@
 #include "engine/interpret/interpreter.h"
 
+#include <ctime>
 #include <utility>
 
 #include "engine/interpret/block_cache.h"
@@ -169,6 +170,7 @@ public:
     {
         wake();
         ++core_.interrupts;
+        system_.refresh_steal_time();
         inject(vector, InterruptKind::external);
     }
     void deliver_nmi() override
@@ -238,6 +240,14 @@ void BlockInterpreter::counters(base::CounterList& list) const
 }
 
 }  // namespace
+
+std::uint64_t Environment::realtime_ns() noexcept
+{
+    timespec now{};
+    ::clock_gettime(CLOCK_REALTIME, &now);
+    return static_cast<std::uint64_t>(now.tv_sec) * 1'000'000'000 +
+           static_cast<std::uint64_t>(now.tv_nsec);
+}
 
 base::Result<std::unique_ptr<Interpreter>> Interpreter::create(memory::GuestMemory& memory,
                                                                bus::VmClock& clock,

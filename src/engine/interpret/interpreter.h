@@ -37,6 +37,10 @@ public:
     virtual bool has_other_msrs() noexcept { return false; }
     // The guest's time-stamp counter is VmClock::tsc() + offset from now on.
     virtual void tsc_offset_changed(std::uint64_t offset) noexcept { static_cast<void>(offset); }
+    // For the paravirtual clock: nanoseconds since 1970 (CLOCK_REALTIME unless overridden), and
+    // for how many the vCPU's thread has been kept from running.
+    virtual std::uint64_t realtime_ns() noexcept;
+    virtual std::uint64_t steal_ns() noexcept { return 0; }
 };
 
 // For an engine that runs most instructions itself, over translations and code of its own:

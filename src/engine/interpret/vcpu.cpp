@@ -1,7 +1,12 @@
 #include "engine/interpret/vcpu.h"
 
+#include <fcntl.h>
+#include <unistd.h>
+
 #include <algorithm>
+#include <array>
 #include <chrono>
+#include <cstdlib>
 
 #include "x86/msr.h"
 
@@ -345,6 +350,23 @@ void InterpretVcpu::tsc_offset_changed(std::uint64_t offset) noexcept
     if (timer_ == nullptr) return;
     const std::lock_guard lock{apic_mutex_};
     arm_timer();
+}
+
+// The scheduler's account of the thread: time on a processor, time waiting for one, turns.
+std::uint64_t InterpretVcpu::steal_ns() noexcept
+{
+    const int tid = ::gettid();
+    if (run_delay_tid_ != tid) {
+        run_delay_ = base::Fd{::open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC)};
+        run_delay_tid_ = tid;
+    }
+    std::array<char, 96> text{};
+    if (!run_delay_.valid() || ::pread(run_delay_.get(), text.data(), text.size() - 1, 0) <= 0) {
+        return 0;
+    }
+    char* rest = nullptr;
+    static_cast<void>(std::strtoull(text.data(), &rest, 10));
+    return std::strtoull(rest, nullptr, 10);
 }
 
 // ---- state ------------------------------------------------------------------------------------------

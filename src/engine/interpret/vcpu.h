@@ -14,6 +14,7 @@
 #include <mutex>
 #include <optional>
 
+#include "base/fd.h"
 #include "engine/engine.h"
 #include "engine/interpret/interpreter.h"
 #include "x86/lapic/lapic.h"
@@ -67,6 +68,7 @@ private:
     std::uint32_t apic_id() noexcept override { return apic_.id(); }
     bool rejected() noexcept override { return rejected_; }
     void tsc_offset_changed(std::uint64_t offset) noexcept override;
+    std::uint64_t steal_ns() noexcept override;
 
     [[nodiscard]] x86::ApicTime now() const;
     void note(x86::Accepted accepted) noexcept;  // apic_mutex_ held
@@ -92,6 +94,8 @@ private:
     std::uint64_t armed_ns_ = 0;          // apic_mutex_: what timer_ is set to, 0 nothing
     std::atomic<std::uint64_t> tsc_offset_{0};
     bool rejected_ = false;               // vCPU thread
+    base::Fd run_delay_;                  // what steal_ns() reads, of the thread run_delay_tid_
+    int run_delay_tid_ = 0;
 
     std::atomic<bool> kicked_{false};
     std::atomic<bool> event_{false};

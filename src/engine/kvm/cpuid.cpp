@@ -12,7 +12,7 @@ using x86::CpuidEntry;
 using x86::CpuidResult;
 
 constexpr std::uint32_t hypervisor_leaf = 0x40000000, features_leaf = 0x40000001,
-                        moved_leaf = 0x40000100, last_hypervisor_leaf = 0x400000ff;
+                        own_leaf = 0x40000100, last_hypervisor_leaf = 0x400001ff;
 // KVM_FEATURE_CLOCKSOURCE, CLOCKSOURCE2 and CLOCKSOURCE_STABLE_BIT.
 constexpr std::uint32_t clock_features = (1u << 0) | (1u << 3) | (1u << 24);
 constexpr std::uint32_t leaf1_ecx_xsave = 1u << 26;
@@ -77,10 +77,12 @@ x86::CpuidPolicy filter_cpuid(const x86::CpuidPolicy& policy, const CpuidList& s
     std::vector<CpuidEntry> entries;
     for (CpuidEntry entry : policy.entries()) {
         if (entry.leaf == 0xd && !xsave) continue;
-        if (entry.leaf >= hypervisor_leaf && entry.leaf <= last_hypervisor_leaf) {
-            if (clock != 0) {
-                if (entry.leaf == hypervisor_leaf) entry.result.eax += moved_leaf - hypervisor_leaf;
-                entry.leaf += moved_leaf - hypervisor_leaf;
+        // The paravirtual interface is KVM's to offer.
+        if (entry.leaf >= hypervisor_leaf && entry.leaf < own_leaf) continue;
+        if (entry.leaf >= own_leaf && entry.leaf <= last_hypervisor_leaf) {
+            if (clock == 0) {
+                if (entry.leaf == own_leaf) entry.result.eax -= own_leaf - hypervisor_leaf;
+                entry.leaf -= own_leaf - hypervisor_leaf;
             }
         } else {
             reduce(entry, supported_at(supported, entry.leaf, entry.subleaf));

@@ -8,8 +8,8 @@
 namespace doppel::engine::kvm {
 
 // Feature leaves are reduced to what KVM_GET_SUPPORTED_CPUID offers. KVM's own leaves
-// (0x40000000 and 0x40000001, with the clock features alone) come in where KVM offers them;
-// the policy's hypervisor leaves then move to 0x40000100, where guests look next.
+// (0x40000000 and 0x40000001, with the clock features alone) replace the policy's where KVM
+// offers them; else the policy's own leaves move from 0x40000100 to 0x40000000.
 x86::CpuidPolicy filter_cpuid(const x86::CpuidPolicy& policy, const CpuidList& supported);
 
 // What instructions that KVM gave up on are completed by, where KVM is software: such KVMs

@@ -30,7 +30,10 @@ public:
     std::uint64_t tsc_deadline() noexcept override { return deadline; }
     std::uint32_t apic_id() noexcept override { return 0; }
     bool rejected() noexcept override { return reject; }
+    std::uint64_t realtime_ns() noexcept override { return realtime; }
+    std::uint64_t steal_ns() noexcept override { return steal; }
 
+    std::uint64_t realtime = 0, steal = 0;
     std::uint64_t tpr = 0, apic_base = 0, deadline = 0;
     bool reject = false;
 };

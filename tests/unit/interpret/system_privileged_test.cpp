@@ -48,6 +48,8 @@ TEST(Msr, RefusesWhatTheManualRefuses)
         Case{msr::IA32_MTRR_PHYSBASE0, 0x100, true},
         Case{msr::IA32_MTRR_FIX4K_C0000, 0x0202020202020202, true},
         Case{msr::IA32_MTRRCAP, 0, true},
+        Case{msr::IA32_SPEC_CTRL, 0x401, false},  // IBRS, BHI_DIS_S
+        Case{msr::IA32_SPEC_CTRL, 0x800, true},
         Case{0x12345, 0, true},
     };
     for (const Case& c : cases) {

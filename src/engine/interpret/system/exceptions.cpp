@@ -135,6 +135,13 @@ void System::set_tsc(std::uint64_t value)
 {
     tsc_offset_ = value - core_.clock.tsc();
     environment_.tsc_offset_changed(tsc_offset_);
+    refresh_system_time();
+}
+
+void System::state_imported()
+{
+    set_tsc(core_.state.tsc);
+    if ((core_.state.kvm_steal_time & 1) != 0) steal_seen_ = environment_.steal_ns();
 }
 
 }  // namespace doppel::engine::interpret

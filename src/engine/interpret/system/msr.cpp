@@ -207,8 +207,13 @@ Answer read(Core& core, std::uint32_t index, std::uint64_t& value)
     case msr::IA32_EFER: value = state.efer; return Answer::ok;
     case msr::IA32_FS_BASE: value = state.segments[x86::FS].base; return Answer::ok;
     case msr::IA32_GS_BASE: value = state.segments[x86::GS].base; return Answer::ok;
-    default: return unknown(core);
+    default: break;
     }
+    if (const std::uint64_t* paravirt = system.paravirt_msr(index); paravirt != nullptr) {
+        value = *paravirt;
+        return Answer::ok;
+    }
+    return unknown(core);
 }
 
 Answer write_plain(Core& core, const Plain& entry, std::uint64_t value)
@@ -290,8 +295,10 @@ Answer write(Core& core, std::uint32_t index, std::uint64_t value)
     case msr::IA32_EFER: return answer(write_efer(core, value));
     case msr::IA32_FS_BASE: return write_base(core, x86::FS, value);
     case msr::IA32_GS_BASE: return write_base(core, x86::GS, value);
-    default: return unknown(core);
+    default: break;
     }
+    if (system.paravirt_msr(index) == nullptr) return unknown(core);
+    return answer(system.write_paravirt_msr(index, value));
 }
 
 Flow conclude(Core& core, Answer result)

@@ -67,7 +67,17 @@ public:
     [[nodiscard]] std::uint64_t tsc() const { return core_.clock.tsc() + tsc_offset_; }
     void set_tsc(std::uint64_t value);
     // Of whole states: set_state() takes state.tsc as the value now, state() gives it back.
-    void state_imported() { set_tsc(core_.state.tsc); }
+    void state_imported();
+
+    // ---- paravirtual clock (paravirt.cpp) ------------------------------------------------------
+    // Not offered, or somebody else's: nullptr. Else where the state keeps the MSR.
+    [[nodiscard]] std::uint64_t* paravirt_msr(std::uint32_t index);
+    // False: #GP.
+    [[nodiscard]] bool write_paravirt_msr(std::uint32_t index, std::uint64_t value);
+    // Brings what the guest sees up to date, where it asked for it. Memory that is not there is
+    // not written to.
+    void refresh_system_time();
+    void refresh_steal_time();
 
     // Environment refused: stop before the current instruction.
     bool environment_refused = false;
@@ -81,6 +91,7 @@ private:
     [[nodiscard]] bool deliver(Event event);
     void note_fault(const Fault& fault);
     [[nodiscard]] bool shutdown();
+    void write_wall_clock();
 
     Core& core_;
     Environment& environment_;
@@ -88,6 +99,8 @@ private:
     std::uint64_t pending_dr6_ = 0;             // data and I/O breakpoints hit, BT
     std::uint64_t no_debug_before_ = nowhere;   // RIP after MOV SS
     unsigned task_depth_ = 0;
+    std::uint64_t steal_seen_ = 0;              // Environment::steal_ns() at the last refresh
+    std::uint64_t steal_refreshed_ns_ = 0;
 };
 
 }  // namespace doppel::engine::interpret

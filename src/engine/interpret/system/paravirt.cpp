@@ -1,0 +1,122 @@
+// KVM's paravirtual clock and steal time; see x86/paravirt.h and docs/paravirtual.md.
+//
+// The vCPU itself is the only one that reads these structures, and never while they are being
+// written, but the version is counted as guests expect.
+#include "x86/paravirt.h"
+
+#include <cstddef>
+
+#include "engine/interpret/system/system.h"
+
+namespace doppel::engine::interpret {
+
+namespace {
+
+namespace pv = x86::paravirt;
+using base::Gpa;
+
+constexpr std::uint32_t features_leaf = 0x40000001;
+constexpr std::uint64_t ns_per_second = 1'000'000'000;
+constexpr std::uint64_t steal_period_ns = 1'000'000;
+
+bool offers(const Core& core, std::uint32_t feature)
+{
+    return core.cpuid.has(features_leaf, 0, 'a', static_cast<unsigned>(std::countr_zero(feature)));
+}
+
+// Nowhere near the end of the address space, so that sums do not wrap around.
+bool plausible(const Core& core, std::uint64_t gpa)
+{
+    return gpa >> core.cpuid.physical_address_bits() == 0;
+}
+
+std::uint32_t odd_after(std::uint32_t version) { return (version + 1) | 1; }
+
+// Nothing is written unless all of the structure is memory.
+template <typename T>
+void publish(memory::GuestMemory& memory, Gpa at, T value)
+{
+    T old;
+    if (!memory.read_value(at, old)) return;
+    const Gpa version_at = at + offsetof(T, version);
+    value.version = odd_after(old.version);
+    if (!memory.write_value(version_at, value.version)) return;
+    static_cast<void>(memory.write_value(at, value));
+    static_cast<void>(memory.write_value(version_at, value.version + 1));
+}
+
+}  // namespace
+
+std::uint64_t* System::paravirt_msr(std::uint32_t index)
+{
+    if (environment_.has_other_msrs()) return nullptr;
+    switch (index) {
+    case pv::MSR_KVM_WALL_CLOCK_NEW:
+        return offers(core_, pv::feature::CLOCKSOURCE2) ? &core_.state.kvm_wall_clock : nullptr;
+    case pv::MSR_KVM_SYSTEM_TIME_NEW:
+        return offers(core_, pv::feature::CLOCKSOURCE2) ? &core_.state.kvm_system_time : nullptr;
+    case pv::MSR_KVM_STEAL_TIME:
+        return offers(core_, pv::feature::STEAL_TIME) ? &core_.state.kvm_steal_time : nullptr;
+    default: return nullptr;
+    }
+}
+
+bool System::write_paravirt_msr(std::uint32_t index, std::uint64_t value)
+{
+    if (index == pv::MSR_KVM_STEAL_TIME && (value & pv::steal_time_reserved) != 0) return false;
+    *paravirt_msr(index) = value;
+    switch (index) {
+    case pv::MSR_KVM_WALL_CLOCK_NEW: write_wall_clock(); break;
+    case pv::MSR_KVM_SYSTEM_TIME_NEW: refresh_system_time(); break;
+    default:
+        if ((value & pv::enabled) != 0) steal_seen_ = environment_.steal_ns();
+        steal_refreshed_ns_ = 0;
+        break;
+    }
+    return true;
+}
+
+void System::write_wall_clock()
+{
+    const std::uint64_t at = core_.state.kvm_wall_clock;
+    if (at == 0 || !plausible(core_, at)) return;
+    const std::uint64_t zero = environment_.realtime_ns() - core_.clock.now_ns();
+    pv::WallClock clock;
+    clock.seconds = static_cast<std::uint32_t>(zero / ns_per_second);
+    clock.nanoseconds = static_cast<std::uint32_t>(zero % ns_per_second);
+    publish(core_.memory, Gpa{at}, clock);
+}
+
+void System::refresh_system_time()
+{
+    const std::uint64_t at = core_.state.kvm_system_time & ~pv::enabled;
+    if ((core_.state.kvm_system_time & pv::enabled) == 0 || !plausible(core_, at)) return;
+    const std::uint64_t tsc_hz = core_.clock.tsc_hz();
+    if (tsc_hz == 0) return;
+    const pv::TimeScale scale = pv::time_scale(tsc_hz);
+    pv::VcpuTime time;
+    time.tsc_timestamp = tsc();
+    time.system_time = core_.clock.now_ns();
+    time.tsc_to_system_mul = scale.multiplier;
+    time.tsc_shift = scale.shift;
+    time.flags = pv::tsc_stable;
+    publish(core_.memory, Gpa{at}, time);
+}
+
+void System::refresh_steal_time()
+{
+    const std::uint64_t at = core_.state.kvm_steal_time & ~(pv::steal_time_reserved | pv::enabled);
+    if ((core_.state.kvm_steal_time & pv::enabled) == 0 || !plausible(core_, at)) return;
+    const std::uint64_t now = core_.clock.now_ns();
+    if (now - steal_refreshed_ns_ < steal_period_ns) return;
+    steal_refreshed_ns_ = now;
+    const std::uint64_t seen = environment_.steal_ns();
+    const std::uint64_t more = seen - steal_seen_;
+    steal_seen_ = seen;
+    pv::StealTime time;
+    if (more == 0 || !core_.memory.read_value(Gpa{at}, time)) return;
+    time.steal += more;
+    publish(core_.memory, Gpa{at}, time);
+}
+
+}  // namespace doppel::engine::interpret
