@@ -51,10 +51,12 @@ enum class ExitKind : std::uint8_t {
     interrupt,  // ctx.pending was set where interrupts are enabled: state is exact at `target`
 };
 
-// One way out of a block. Jumps of user code to other pages are none: they go through the table
-// of targets, as indirect branches do, since another page may be mapped otherwise later. The jump that leads there is a `jmp rel32` or `jcc rel32` whose
-// displacement lies at `patch` (offset in the code): at first it leads to the exit's own stub,
-// which stores the site's number to ExecContext::exit and jumps to the common exit.
+// One way out of a block. Jumps of user code to other pages are none: they go through the
+// table of targets, as indirect branches do, since another page may be mapped otherwise later.
+//
+// The jump that leads to an exit is a `jmp rel32` or `jcc rel32` whose displacement lies at
+// `patch` (offset in the code): at first it leads to the exit's own stub, which stores the
+// site's number to ExecContext::exit and jumps to the common exit.
 struct Exit {
     ExitKind kind = ExitKind::interpret;
     Mode mode;                        // of the target
