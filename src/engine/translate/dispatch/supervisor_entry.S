@@ -14,6 +14,7 @@
         .set ENGINE_FS, CTX + 0x118
         .set KICKED, CTX + 0x128
         .set EXIT_CANCELLED, 3
+        .set TRAP_FLAG, 0x100
 
         .text
         .globl doppel_enter_supervisor, doppel_entry_ready, doppel_entry_end
@@ -31,6 +32,8 @@ doppel_entry_ready:
         jne     doppel_supervisor_cancel
         movq    FS_BASE, %rax
         wrfsbase %rax
+        testl   $TRAP_FLAG, FLAGS
+        jnz     single_step
         pushq   FLAGS
         popfq
         movq    CTX+0x00, %rax
@@ -50,6 +53,32 @@ doppel_entry_ready:
         movq    CTX+0x78, %r15
         movq    CTX+0x20, %rsp
         jmp     *HOST_RIP
+        # The trap of IRETQ's TF comes after the first guest instruction; that of POPFQ's would
+        # come in here.
+single_step:
+        movl    %ss, %eax
+        pushq   %rax
+        pushq   CTX+0x20
+        pushq   FLAGS
+        movl    %cs, %eax
+        pushq   %rax
+        pushq   HOST_RIP
+        movq    CTX+0x00, %rax
+        movq    CTX+0x08, %rcx
+        movq    CTX+0x10, %rdx
+        movq    CTX+0x18, %rbx
+        movq    CTX+0x28, %rbp
+        movq    CTX+0x30, %rsi
+        movq    CTX+0x38, %rdi
+        movq    CTX+0x40, %r8
+        movq    CTX+0x48, %r9
+        movq    CTX+0x50, %r10
+        movq    CTX+0x58, %r11
+        movq    CTX+0x60, %r12
+        movq    CTX+0x68, %r13
+        movq    CTX+0x70, %r14
+        movq    CTX+0x78, %r15
+        iretq
 doppel_entry_end:
         .size doppel_enter_supervisor, . - doppel_enter_supervisor
 

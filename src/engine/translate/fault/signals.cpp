@@ -31,6 +31,7 @@ __attribute__((optimize("no-stack-protector"))) void leave_guest(greg_t* registe
                                                                  std::uint32_t exit)
 {
     ExecContext& context = supervisor();
+    context.interrupted_exit = context.exit;
     context.exit = exit;
     context.host_rip = static_cast<std::uint64_t>(registers[REG_RIP]);
     registers[REG_EFL] &= ~trap_flag;

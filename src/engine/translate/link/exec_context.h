@@ -52,7 +52,9 @@ struct alignas(64) ExecContext {
     std::uint64_t target;
     // 0x128: worker: a kick came since the engine last looked; entering is then cancelled.
     std::uint32_t kicked;
-    std::uint32_t reserved[5];
+    // What a signal found in `exit`: a stub may have stored it and not be through yet.
+    std::uint32_t interrupted_exit;
+    std::uint32_t reserved[4];
 };
 
 namespace context_offset {

@@ -40,6 +40,7 @@ void kick(gregset_t& gregs)
     const auto rip = static_cast<std::uint64_t>(gregs[REG_RIP]);
     if (command().kicked != command().turn) return;  // late: that turn is over
     if (in_guest_code(rip)) {
+        context().interrupted_exit = context().exit;
         context().exit = exit_kick;
         context().host_rip = rip;
         gregs[REG_EFL] &= ~static_cast<greg_t>(tf);
@@ -60,6 +61,7 @@ void fault(gregset_t& gregs)
         gregs[REG_EFL] &= ~static_cast<greg_t>(tf);  // a single step went to the common exit
         return;
     }
+    context().interrupted_exit = context().exit;
     context().exit = exit_fault;
     context().host_rip = rip;
     context().trap = trap;

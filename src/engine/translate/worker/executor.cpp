@@ -194,6 +194,7 @@ Executor::Next Executor::enter()
         stepping_ = true;
     }
     ExecContext& registers = context();
+    registers.exit = resume_exit_;
     if (mode_.user) {
         ++counts_.entries_user;
         UserProcess& process = space_->process();
@@ -315,6 +316,7 @@ Executor::Next Executor::after_fault()
 {
     const ExecContext& registers = context();
     host_rip_ = registers.host_rip;
+    resume_exit_ = registers.interrupted_exit;
     if (registers.trap == trap_debug) {
         ++counts_.steps;
         return Next::resume;  // enter() looks whether this is an exact point
@@ -388,6 +390,7 @@ Executor::Next Executor::after_kick()
 {
     ++counts_.kicks;
     host_rip_ = context().host_rip;
+    resume_exit_ = context().interrupted_exit;
     record(0x13, host_rip_);
     return Next::resume;  // enter() leaves at an exact point, or steps to one
 }

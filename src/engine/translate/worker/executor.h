@@ -158,6 +158,7 @@ private:
     Home home_ = Home::interpreter;
     Mode mode_;
     std::uint64_t host_rip_ = 0;
+    std::uint32_t resume_exit_ = 0;   // ExecContext::exit to go on with: see interrupted_exit
     bool stepping_ = false;           // on the way to the next exact point
     Stop stop_ = Stop::attention;
     x86::Fault fault_;
