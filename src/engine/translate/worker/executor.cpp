@@ -1,6 +1,7 @@
 #include "engine/translate/worker/executor.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "base/assert.h"
 #include "engine/translate/dispatch/supervisor.h"
@@ -315,10 +316,13 @@ Executor::Next Executor::after_missing_target(std::uint64_t rip)
 Executor::Next Executor::after_fault()
 {
     const ExecContext& registers = context();
-    host_rip_ = registers.host_rip;
+    const std::uint64_t from = std::exchange(host_rip_, registers.host_rip);
     resume_exit_ = registers.interrupted_exit;
     if (registers.trap == trap_debug) {
         ++counts_.steps;
+        // In the middle of a repeated string instruction, which may have millions to go: as
+        // after a fault there, its registers say how far it came.
+        if (host_rip_ == from && unload_precisely()) return Next::dispatch;
         return Next::resume;  // enter() looks whether this is an exact point
     }
     ++counts_.faults;
