@@ -5,7 +5,7 @@
 //   0xa0000      video and option ROM area: RAM behind it, reserved in the memory map
 //   0xe0000      RSDP and ACPI tables, reserved
 //   0x100000     RAM up to 2.75 GiB at most
-//   0xb0000000   PCI ECAM, 256 buses
+//   0xb0000000   PCI ECAM, 16 buses
 //   0xc0000000   PCI memory window
 //   0xfec00000   I/O APIC, 0xfee00000 local APIC
 //   0x100000000  the rest of RAM
@@ -32,7 +32,8 @@ inline constexpr std::uint64_t acpi_size = 0x10000;
 
 // MMIO.
 inline constexpr std::uint64_t ecam_start = 0xb0000000;
-inline constexpr std::uint64_t ecam_size = 256 * MiB;
+// Linux looks at every bus below the last one, so each costs boot time: 64 port accesses.
+inline constexpr std::uint64_t ecam_size = 16 * MiB;
 inline constexpr std::uint64_t pci_window_start = 0xc0000000;
 inline constexpr std::uint64_t pci_window_end = 0xfec00000;
 inline constexpr std::uint64_t ioapic_start = 0xfec00000;

@@ -16,13 +16,15 @@ struct Mode {
     // (`privileged`); else supervisor code at high addresses.
     bool user = false;
     bool privileged = false;  // user: the code runs at CPL 0: PUSHF shows IF
+    bool masked = false;     // user at CPL 3: IF is clear, as PUSHF shows
     bool access = false;     // supervisor code with EFLAGS.AC set (between STAC and CLAC)
     bool vector = false;     // x87, SSE and AVX instructions may run (CR0.EM, CR0.TS, CR4.OSFXSR,
                              // CR4.OSXSAVE, XCR0 allow all that CPUID shows)
     bool operator==(const Mode&) const = default;
     [[nodiscard]] unsigned key() const
     {
-        return (user ? 1u : 0u) | (access ? 2u : 0u) | (vector ? 4u : 0u) | (privileged ? 8u : 0u);
+        return (user ? 1u : 0u) | (access ? 2u : 0u) | (vector ? 4u : 0u) | (privileged ? 8u : 0u) |
+               (masked ? 16u : 0u);
     }
 };
 
@@ -85,6 +87,7 @@ struct Displaced {
 struct Point {
     std::uint32_t host = 0;
     std::uint16_t guest = 0;
+    bool shadow = false;  // behind an STI: no interrupt may be taken here
 };
 
 struct Translation {

@@ -137,6 +137,14 @@ public:
         displace(none, small, displacement);
     }
 
+    // mov r32, [context + offset]; reg below 8.
+    void load_low(unsigned reg, int offset)
+    {
+        byte(0x8b);
+        byte(0x05 | (reg << 3));
+        context_operand(offset, 0);
+    }
+
     // jmp rel32 to a host address.
     void jump(std::uint64_t target)
     {

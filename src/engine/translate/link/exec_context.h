@@ -54,13 +54,15 @@ struct alignas(64) ExecContext {
     std::uint32_t kicked;
     // What a signal found in `exit`: a stub may have stored it and not be through yet.
     std::uint32_t interrupted_exit;
-    std::uint32_t reserved[4];
+    // 0x130: IA32_TSC_AUX.
+    std::uint32_t tsc_aux;
+    std::uint32_t reserved[3];
 };
 
 namespace context_offset {
 inline constexpr int gpr = 0x00, flags = 0x80, host_rip = 0x88, slot = 0x90, system_flags = 0xd0,
     exit = 0xd8, pending = 0xdc, tsc_offset = 0xe0, fs_base = 0xe8, gs_base = 0xf0, trap = 0xf8,
-    error = 0x100, address = 0x108, engine_rsp = 0x110, engine_fs = 0x118, target = 0x120, kicked = 0x128;
+    error = 0x100, address = 0x108, engine_rsp = 0x110, engine_fs = 0x118, target = 0x120, kicked = 0x128, tsc_aux = 0x130;
 }
 static_assert(offsetof(ExecContext, flags) == context_offset::flags);
 static_assert(offsetof(ExecContext, slot) == context_offset::slot);
@@ -72,5 +74,6 @@ static_assert(offsetof(ExecContext, trap) == context_offset::trap);
 static_assert(offsetof(ExecContext, engine_rsp) == context_offset::engine_rsp);
 static_assert(offsetof(ExecContext, target) == context_offset::target);
 static_assert(offsetof(ExecContext, kicked) == context_offset::kicked);
+static_assert(offsetof(ExecContext, tsc_aux) == context_offset::tsc_aux);
 
 }  // namespace doppel::engine::translate

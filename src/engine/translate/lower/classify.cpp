@@ -30,9 +30,9 @@ constexpr ZydisMnemonic conditional_mnemonics[] = {
     M(JB), M(JBE), M(JL), M(JLE), M(JNB), M(JNBE), M(JNL), M(JNLE), M(JNO), M(JNP), M(JNS), M(JNZ),
     M(JO), M(JP), M(JS), M(JZ),
 };
-// Written out by the interpreter for its own reasons; in a user process the host's state is
-// the guest's.
-constexpr ZydisMnemonic user_vector_mnemonics[] = {
+// Written out by the interpreter for its own reasons; while translated code may use vector
+// registers the host's state is the guest's.
+constexpr ZydisMnemonic vector_mnemonics[] = {
     M(LDMXCSR), M(STMXCSR), M(VLDMXCSR), M(VSTMXCSR), M(VZEROALL), M(VZEROUPPER), M(MASKMOVDQU),
     M(VMASKMOVDQU), M(MASKMOVQ),
 };
@@ -43,7 +43,7 @@ struct Special {
 constexpr Special specials[] = {
     {M(NOP), Kind::nothing},     {M(LEA), Kind::lea},         {M(PUSHFQ), Kind::pushf},
     {M(LEAVE), Kind::leave},     {M(CLI), Kind::cli},         {M(STI), Kind::sti},
-    {M(STAC), Kind::stac},       {M(CLAC), Kind::clac},       {M(RDTSC), Kind::rdtsc},
+    {M(STAC), Kind::stac},       {M(CLAC), Kind::clac},       {M(RDTSC), Kind::rdtsc}, {M(RDTSCP), Kind::rdtscp},
     {M(SYSCALL), Kind::syscall}, {M(SYSRET), Kind::sysret},   {M(IRETQ), Kind::iret},
     {M(SWAPGS), Kind::swapgs},   {M(LOOP), Kind::loop},       {M(LOOPE), Kind::loop},
     {M(LOOPNE), Kind::loop},     {M(JRCXZ), Kind::loop},      {M(JMP), Kind::jump},
@@ -51,7 +51,7 @@ constexpr Special specials[] = {
 #undef M
 };
 
-enum class Table : std::uint8_t { other, integer, user_vector, special };
+enum class Table : std::uint8_t { other, integer, vector, special };
 struct Entry {
     Table table = Table::other;
     Kind kind = Kind::interpret;
@@ -64,8 +64,8 @@ constexpr std::array<Entry, ZYDIS_MNEMONIC_MAX_VALUE + 1> make_entries()
     for (const ZydisMnemonic m : conditional_mnemonics) {
         entries[m] = {Table::special, Kind::conditional};
     }
-    for (const ZydisMnemonic m : user_vector_mnemonics) {
-        entries[m] = {Table::user_vector, Kind::plain};
+    for (const ZydisMnemonic m : vector_mnemonics) {
+        entries[m] = {Table::vector, Kind::plain};
     }
     for (const Special& special : specials) {
         entries[special.mnemonic] = {Table::special, special.kind};
@@ -112,7 +112,7 @@ Kind by_instruction_set(const ZydisDecodedInstruction& decoded, const ZydisDecod
                         bool by_hand, const Mode& mode, const x86::CpuidPolicy& cpuid)
 {
     const bool general = general_isa(decoded) && only_general_registers(decoded, operands);
-    if (!general && (!mode.user || !mode.vector)) return Kind::interpret;
+    if (!general && !mode.vector) return Kind::interpret;
     if (decoded.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && !is_vex(decoded)) {
         return Kind::interpret;
     }
@@ -175,6 +175,8 @@ Kind special(const ZydisDecodedInstruction& decoded, Kind kind, const Mode& mode
         return mode.user ? Kind::interpret : kind;
     case Kind::stac: case Kind::clac:
         return mode.user || !cpuid.has(7, 0, 'b', 20) ? Kind::interpret : kind;
+    case Kind::rdtscp:
+        return host_has_bmi2() && cpuid.has(0x80000001, 0, 'd', 27) ? kind : Kind::interpret;
     case Kind::rdtsc:
         return host_has_bmi2() ? kind : Kind::interpret;
     case Kind::leave:
@@ -218,7 +220,7 @@ Kind classify(const ZydisDecodedInstruction& decoded, const ZydisDecodedOperand*
                    ? Kind::plain
                    : Kind::interpret;
     }
-    return by_instruction_set(decoded, operands, entry.table == Table::user_vector, mode, cpuid);
+    return by_instruction_set(decoded, operands, entry.table == Table::vector, mode, cpuid);
 }
 
 }  // namespace doppel::engine::translate

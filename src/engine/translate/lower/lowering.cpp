@@ -46,8 +46,9 @@ bool Lowering::run(std::span<const Instruction> instructions, bool undecodable_f
         const Instruction& instruction = instructions[i];
         const Mark before = mark();
         point(instruction.offset);
+        result_.points.back().shadow = shadow != nullptr;
         const Outcome outcome = lower(instructions.subspan(i));
-        if (shadow != nullptr && outcome != Outcome::lowered) {
+        if (shadow != nullptr && outcome == Outcome::failed) {
             // What follows STI must run before an interrupt is taken, and it is not here.
             roll_back(shadow_mark);
             --result_.count;
@@ -62,10 +63,6 @@ bool Lowering::run(std::span<const Instruction> instructions, bool undecodable_f
         ++result_.count;
         done = instruction.offset + std::uint32_t{instruction.length};
         ended = outcome == Outcome::ended;
-        if (shadow != nullptr && instruction.kind != Kind::cli) {
-            point(done);
-            check_pending(rip_behind(instruction));
-        }
         shadow = instruction.kind == Kind::sti ? &instruction : nullptr;
         if (shadow != nullptr) shadow_mark = before;
     }
@@ -107,6 +104,8 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
         code_.store_byte(context_offset::system_flags + 1, 0);
         return Outcome::lowered;
     case Kind::sti:
+        // With an interrupt waiting the interpreter does it, and what comes in its shadow.
+        check_pending(rip_of(instruction));
         code_.store_byte(context_offset::system_flags + 1, 2);
         return Outcome::lowered;
     case Kind::stac: case Kind::clac: {
@@ -119,6 +118,10 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
         return Outcome::ended;
     }
     case Kind::rdtsc: read_tsc(); return Outcome::lowered;
+    case Kind::rdtscp:
+        read_tsc();
+        code_.load_low(rcx, context_offset::tsc_aux);
+        return Outcome::lowered;
     case Kind::jump:
         go_to(instruction.immediate, source_.mode);
         return Outcome::ended;
@@ -173,8 +176,9 @@ void Lowering::point(std::uint32_t guest)
     const auto offset = static_cast<std::uint16_t>(guest);
     if (!result_.points.empty() && result_.points.back().host == code_.size()) {
         result_.points.back().guest = offset;
+        result_.points.back().shadow = false;
     } else {
-        result_.points.push_back({code_.size(), offset});
+        result_.points.push_back({code_.size(), offset, false});
     }
 }
 

@@ -7,7 +7,7 @@ namespace doppel::engine::translate {
 bool Lowering::push_flags(const Instruction& instruction)
 {
     constexpr std::int32_t host_system_flags = 0x202;
-    if (source_.mode.privileged) return false;  // IF is not the host's
+    if (source_.mode.privileged || source_.mode.masked) return false;  // IF is not the host's
     if (!copy(instruction, {}, code_)) return false;
     if (user_) return true;
     code_.save(rax, Code::slot(0));
@@ -45,13 +45,12 @@ void Lowering::read_tsc()
     code_.bytes(split, sizeof split);
 }
 
-// Leaves when an interrupt waits; flags and registers as they are.
+// Leaves to have the instruction at `target` interpreted when an interrupt waits; flags and
+// registers as they are.
 void Lowering::check_pending(std::uint64_t target)
 {
     code_.save(rcx, Code::slot(1));
-    code_.byte(0x8b);  // mov ecx, [pending]
-    code_.byte(0x0d);
-    code_.context_operand(context_offset::pending, 0);
+    code_.load_low(rcx, context_offset::pending);
     const std::uint32_t from = code_.size();
     code_.byte(0xe3);  // jrcxz
     code_.byte(0);
@@ -59,7 +58,7 @@ void Lowering::check_pending(std::uint64_t target)
     code_.load(rcx, Code::slot(1));
     const std::uint32_t jump = code_.jump_later();
     const auto index = static_cast<std::uint32_t>(result_.exits.size());
-    result_.exits.push_back({ExitKind::interrupt, source_.mode, target, 0, 0});
+    result_.exits.push_back({ExitKind::interpret, source_.mode, target, 0, 0});
     cold_[cold_count_++] = {Cold::Kind::stub, jump, index, 0};
     code_.patch_byte(patch, code_.size());
     code_.load(rcx, Code::slot(1));

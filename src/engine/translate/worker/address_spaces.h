@@ -37,6 +37,7 @@ public:
     // Flushed while another space was current: its page tables could not be read then.
     bool stale = false;
     bool stale_global = false;   // global translations, too
+    Mode targets_mode;           // of the blocks that the process's table of targets leads to
     std::uint64_t last_use = 0;
     std::uint64_t code_version = 0;  // of the code cache, when the process last serialised
 

@@ -39,6 +39,32 @@ CodeCache::Config user_cache_config(UserProcesses& processes)
             .size = user_code_size, .common_exit = user_common_exit};
 }
 
+// Of the opcodes behind 0F. Generous, where one opcode is several instructions.
+bool escaped_touches_vectors(std::uint8_t opcode)
+{
+    switch (opcode >> 4) {
+    case 0x0: return opcode == 0x0e || opcode == 0x0f;
+    case 0x1: return opcode < 0x18 && opcode >= 0x10;
+    case 0x2: return opcode >= 0x28;
+    case 0x3: return opcode == 0x38 || opcode == 0x3a;
+    case 0x5: case 0x6: case 0x7: case 0xd: case 0xe: case 0xf: return true;
+    case 0xa: return opcode == 0xae;
+    case 0xc: return opcode == 0xc2 || (opcode >= 0xc4 && opcode <= 0xc7);
+    default: return false;
+    }
+}
+
+// With the guest's vector registers in the processor. Nothing may come between the entry and
+// the two instructions around it that the compiler could use such a register for.
+__attribute__((noinline)) void enter_with_vectors(x86::XsaveArea& area, std::uint64_t components)
+{
+    const auto low = static_cast<std::uint32_t>(components);
+    const auto high = static_cast<std::uint32_t>(components >> 32);
+    asm volatile("xrstor64 %0" : : "m"(area), "a"(low), "d"(high) : "memory");
+    doppel_enter_supervisor();
+    asm volatile("xsave64 %0" : "+m"(area) : "a"(low), "d"(high) : "memory");
+}
+
 WindowConfig supervisor_window_config()
 {
     WindowConfig config;
@@ -105,7 +131,9 @@ Executor::Stop Executor::interpret_many(std::uint64_t budget)
 Executor::Next Executor::interpret_one()
 {
     ASSERT(home_ == Home::interpreter);
-    if (next_touches_vectors()) take_fpu();
+    const Peek next = peek(*registers_.rip);
+    if (next.vectors) take_fpu();
+    ++opcode_counts_[next.opcode];
     ++counts_.interpreted;
     stop_ = interpreter_.step();
     return stop_ == Stop::budget ? Next::dispatch : Next::stop;
@@ -134,6 +162,10 @@ Executor::Next Executor::dispatch()
             if (space_ == nullptr) return fail("the host refused another user process");
         }
         if (space_->stale) refresh(*space_);
+        if (space_->targets_mode != mode) {
+            user_cache_.clear_targets(space_->process().targets());
+            space_->targets_mode = mode;
+        }
     }
     Block* block = block_for(*registers_.rip, mode, false);
     if (block == nullptr || block->guest_count == 0) return interpret_one();
@@ -156,6 +188,7 @@ bool Executor::eligible(Mode& mode)
     mode.vector = vector_ok_;
     if (cpl == 3) {
         mode.user = true;
+        mode.masked = (state.rflags & IF) == 0;
         return (state.rflags & AC) == 0 && (state.cr4 & x86::cr4::TSD) == 0;
     }
     if (cpl != 0) return false;
@@ -221,7 +254,11 @@ Executor::Next Executor::enter()
         if (stepping_) registers.flags |= TF;
         registers.kicked = 0;
         if (attention_.load(std::memory_order_seq_cst) != 0 && !stepping_) return Next::resume;
-        doppel_enter_supervisor();
+        if (mode_.vector) {
+            enter_with_vectors(registers_.state->xsave, cpuid_.xcr0_mask());
+        } else {
+            doppel_enter_supervisor();
+        }
         registers.flags &= ~TF;
     }
     return after_exit(registers.exit);
@@ -266,6 +303,18 @@ Executor::Next Executor::after_site(const Site& site)
     const Exit exit = *site.exit;
     ++site_counts_[static_cast<unsigned>(exit.kind)];
     record(static_cast<std::uint8_t>(exit.kind), exit.target);
+    if (exit.kind == ExitKind::interpret && wants_vectors(exit.target)) {
+        Mode with_vectors = mode_;
+        with_vectors.vector = true;
+        with_vectors.access = false;
+        Block* block = block_for(exit.target, with_vectors, false);
+        if (block != nullptr && block->guest_count != 0) {
+            take_fpu();
+            mode_ = with_vectors;
+            host_rip_ = block->host;
+            return Next::resume;
+        }
+    }
     if (exit.kind != ExitKind::direct) {
         unload_context(exit.target);
         if (exit.kind != ExitKind::interrupt && !must_leave()) return interpret_one();
@@ -296,7 +345,11 @@ Executor::Next Executor::after_missing_target(std::uint64_t rip)
     ++counts_.missing_targets;
     record(0x10, rip);
     Block* next = nullptr;
-    mode_.access = false;  // there are no indirect branches between STAC and CLAC
+    if (!mode_.user) {
+        // Entries are for the plain mode; there are no indirect branches between STAC and CLAC.
+        mode_.access = false;
+        mode_.vector = false;
+    }
     // Code changes privilege only by other ways; supervisor code may still leave for the low half.
     if (mode_.user ? !upper_half(rip) : upper_half(rip)) next = block_for(rip, mode_, true);
     if (next == nullptr || next->guest_count == 0) {
@@ -509,6 +562,7 @@ void Executor::load_context(Mode mode)
         home_ = Home::supervisor;
     }
     to.tsc_offset = tsc_offset_;
+    to.tsc_aux = static_cast<std::uint32_t>(state.tsc_aux);
 }
 
 void Executor::unload_context(std::uint64_t rip)
@@ -533,7 +587,7 @@ bool Executor::at_point(std::uint64_t host, std::uint64_t& rip) const
     const auto offset = static_cast<std::uint32_t>(host - block->host);
     const auto point = std::lower_bound(block->points.begin(), block->points.end(), offset,
                                         [](const Point& p, std::uint32_t value) { return p.host < value; });
-    if (point == block->points.end() || point->host != offset) return false;
+    if (point == block->points.end() || point->host != offset || point->shadow) return false;
     rip = block->rip + point->guest;
     return true;
 }
@@ -570,11 +624,19 @@ void Executor::take_fpu()
     if (!owner->save_fpu(registers_.state->xsave)) failure_ = "a user process died";
 }
 
-bool Executor::next_touches_vectors()
+// Supervisor code that comes upon a vector instruction: worth having its registers loaded.
+bool Executor::wants_vectors(std::uint64_t rip)
+{
+    return !mode_.user && !mode_.vector && vector_ok_ &&
+           (supervisor().system_flags & AC) == 0 && peek(rip).vectors;
+}
+
+Executor::Peek Executor::peek(std::uint64_t rip)
 {
     std::uint64_t at = 0;
-    if (interpreter_.fetch(*registers_.rip, at) || at == interpret::Interpreter::no_memory) return true;
+    if (interpreter_.fetch(rip, at) || at == interpret::Interpreter::no_memory) return {};
     const std::uint64_t left = base::page_size - (at & base::page_mask);
+    // SAFETY: the interpreter found the page in RAM.
     const auto* bytes = reinterpret_cast<const std::uint8_t*>(memory_.ram() + at);
     for (std::uint64_t i = 0; i + 3 < left && i < 15; ++i) {
         const std::uint8_t byte = bytes[i];
@@ -582,23 +644,15 @@ bool Executor::next_touches_vectors()
                             (byte & 0xf0) == 0x40 || (byte & 0xe7) == 0x26 || byte == 0x64 ||
                             byte == 0x65 || byte == 0x67;
         if (prefix) continue;
-        ++opcode_counts_[byte != 0x0f ? byte : 256u + bytes[i + 1]];
         if (byte != 0x0f) {
-            return (byte >= 0xd8 && byte <= 0xdf) || byte == 0x9b || byte == 0xc4 || byte == 0xc5 || byte == 0x62;
+            const bool x87_or_vex = (byte >= 0xd8 && byte <= 0xdf) || byte == 0x9b ||
+                                    byte == 0xc4 || byte == 0xc5 || byte == 0x62;
+            return {byte, x87_or_vex};
         }
         const std::uint8_t second = bytes[i + 1];
-        switch (second >> 4) {
-        case 0x0: return second == 0x0e || second == 0x0f;
-        case 0x1: return second < 0x18;
-        case 0x2: return second >= 0x28;
-        case 0x3: return second == 0x38 || second == 0x3a;
-        case 0x5: case 0x6: case 0x7: case 0xd: case 0xe: case 0xf: return true;
-        case 0xa: return second == 0xae;
-        case 0xc: return second == 0xc2 || (second >= 0xc4 && second <= 0xc7);
-        default: return false;
-        }
+        return {static_cast<std::uint16_t>(256 + second), escaped_touches_vectors(second)};
     }
-    return true;
+    return {};
 }
 
 void Executor::export_state()

@@ -136,9 +136,14 @@ private:
     [[nodiscard]] auto code_lookup(bool user);
     void drop_supervisor_code(const std::vector<CodePages::Changed>& changed);
     void take_fpu();
-    // Looks at the instruction that is to be interpreted: counts it, and says whether it may
-    // touch x87 or vector registers. Generously: a wrong yes costs a hand-over.
-    [[nodiscard]] bool next_touches_vectors();
+    // The instruction there: its opcode (from 256 on: behind 0F), and whether it may touch x87
+    // or vector registers. Generously: a wrong yes costs a hand-over.
+    struct Peek {
+        std::uint16_t opcode = 0;
+        bool vectors = true;
+    };
+    [[nodiscard]] Peek peek(std::uint64_t rip);
+    [[nodiscard]] bool wants_vectors(std::uint64_t rip);
     void record(std::uint8_t what, std::uint64_t detail);
 
     interpret::Interpreter& interpreter_;
