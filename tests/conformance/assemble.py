@@ -6,7 +6,10 @@ A case is a run of lines:
     ;; case NAME                     starts a case (unique in the whole suite)
     ;; mode MODE                     real16 prot16 prot32 user32 vm86 compat32 kernel64 user64
     ;; paging none|32|pae|4level     default: 4level in long mode, else none
+    ;; high                          kernel64, user64: code and stack in the upper half, where
+                                     `high` + ADDRESS shows the same pages; code begins there
     ;; skip native,kvm               where it cannot run (native runs user64 only anyway);
+                                     translate_high: not with low code moved to the upper half
                                      emulated_kvm: hosts whose KVM is software, which gets
                                      some corners of the architecture wrong
     ;; in rax=1 rflags=0x246         initial registers; unset ones have fixed odd values
@@ -28,6 +31,7 @@ import sys
 import tempfile
 
 CODE_BASE = 0x10000
+HIGH = 0xFFFFFFFF80000000
 MODES = {"real16": 16, "prot16": 16, "prot32": 32, "user32": 32, "vm86": 16, "compat32": 32,
          "kernel64": 64, "user64": 64}
 FLAGS = {"CF": 0, "PF": 2, "AF": 4, "ZF": 6, "SF": 7, "TF": 8, "IF": 9, "DF": 10, "OF": 11,
@@ -48,7 +52,7 @@ def fail(case, text):
 
 
 def number(text):
-    return int(eval(text, {"__builtins__": {}}, {})) & 0xFFFFFFFFFFFFFFFF
+    return int(eval(text, {"__builtins__": {}}, {"high": HIGH})) & 0xFFFFFFFFFFFFFFFF
 
 
 def read_cases(path):
@@ -94,14 +98,17 @@ def assemble(path, cases):
         case.mode = mode
         # Segmented modes see their code at offset 0.
         base = 0 if mode in ("real16", "prot16", "vm86") else CODE_BASE
-        source.append(f"section .c{i} vstart={base} align=16\nbits {MODES[mode]}\n"
+        case.high = any(k == "high" for k, v in case.directives)
+        if case.high:
+            base += HIGH
+        source.append(f"section .c{i} vstart={base:#x} align=16\nbits {MODES[mode]}\n"
                       f"default abs\ncase_{i}:\n")
         # Labels of a case are local to it: each gets the case's own prefix.
         labels = [m[1] for line in case.code if (m := re.match(r"(\w+):", line))]
         pattern = re.compile(r"\b(" + "|".join(labels) + r")\b") if labels else None
         source += [pattern.sub(rf"case_{i}_\1", line) if pattern else line for line in case.code]
         source.append(f"case_{i}_finish:\n")
-    table = "section .table start=0 align=16\nbits 64\n"
+    table = f"%define high {HIGH:#x}\nsection .table start=0 align=16\nbits 64\n"
     for i, case in enumerate(cases):
         rip = next((re.search(r"rip=(\S+)", v) for k, v in case.directives if k == "fault"), None)
         label = "0"
@@ -135,11 +142,13 @@ def c_bytes(data):
 def emit(out, index, case):
     registers, memory, expected, expected_memory = [], [], [], []
     flags_set = flags_clear = 0
-    where, fault = {"native", "interpret", "kvm", "emulated_kvm"}, "std::nullopt"
+    where, fault = {"native", "interpret", "kvm", "emulated_kvm", "translate"}, "std::nullopt"
     long_mode = case.mode in ("compat32", "kernel64", "user64")
     paging = "4level" if long_mode else "none"
-    if case.mode != "user64":
+    if case.mode != "user64" or case.high:
         where.discard("native")
+    if case.mode == "kernel64" and not case.high:
+        where.add("translate_high")
     for key, value in case.directives:
         if key == "in" or key == "out":
             for item in re.findall(r"([\w.]+)=(\S+)", value):
@@ -168,7 +177,7 @@ def emit(out, index, case):
             optional = lambda m: f"{number(m[1]):#x}" if m else "std::nullopt"
             fault = (f"ExpectedFault{{{vector}, {optional(error)}, {optional(cr2)}, "
                      f"{f'{case.rip:#x}' if rip else 'std::nullopt'}}}")
-        elif key != "mode":
+        elif key not in ("mode", "high"):
             fail(case, f"unknown directive '{key}'")
     if "kvm" not in where:
         where.discard("emulated_kvm")
@@ -194,6 +203,7 @@ def emit(out, index, case):
     reg = lambda items: [f'{{"{n}", {v:#x}}}' for n, v in items]
     fields = [f'"{case.name}"', f'"{case.file}"', str(case.line), f"Mode::{case.mode}",
               "Paging::" + {"none": "none", "32": "bits32", "pae": "pae", "4level": "level4"}[paging],
+              "true" if case.high else "false",
               " | ".join(f"on_{w}" for w in sorted(where)) or "0", f"{prefix}_code",
               array("RegisterValue", "in", reg(registers)), memory_array("mem", memory),
               array("RegisterValue", "out", reg(expected)), f"{flags_set:#x}", f"{flags_clear:#x}",

@@ -26,12 +26,16 @@ void put(memory::GuestMemory& memory, std::uint64_t at, T value)
 }
 
 // Entries of one 4 KiB table level that maps the first 2 MiB; 4-level and PAE share it.
-void build_page_tables(memory::GuestMemory& memory)
+void build_page_tables(memory::GuestMemory& memory, bool seen_high)
 {
     using namespace layout;
     put(memory, pml4, pdpt | present | writable | user);
     put(memory, pdpt, page_directory | present | writable | user);
     put(memory, pae_pdpt, page_directory | present);
+    if (seen_high) {
+        put(memory, pml4 + 8 * 511, pdpt | present | writable | user);
+        put(memory, pdpt + 8 * 510, page_directory | present | writable | user);
+    }
     put(memory, page_directory, page_table | present | writable | user);
     put(memory, page_directory + 8, 0x200000 | present | writable | user | large);
     put(memory, directory32, static_cast<std::uint32_t>(table32 | present | writable | user));
@@ -222,11 +226,11 @@ CpuState initial_state(Mode mode, Paging paging)
     return state;
 }
 
-void build_world(memory::GuestMemory& memory, const Case& c)
+void build_world(memory::GuestMemory& memory, const Case& c, bool seen_high)
 {
     std::vector<std::byte> zeros(layout::stack + 0x10000);
     ASSERT(memory.write(Gpa{0}, zeros));
-    build_page_tables(memory);
+    build_page_tables(memory, seen_high);
     build_gdt(memory, in_long_mode(c.mode));
     build_exception_table(memory, c.mode);
     build_tss(memory, c.mode);
@@ -253,8 +257,9 @@ SeenFault unwind(const memory::GuestMemory& memory, Mode mode, std::uint8_t vect
     seen.vector = vector;
     seen.cr2 = state.cr2;
     const unsigned word = mode == Mode::real16 ? 2 : in_long_mode(mode) ? 8 : 4;
-    std::uint64_t at = mode == Mode::real16 ? (state.gpr[x86::RSP] & 0xffff) + state.segments[x86::SS].base
-                                            : state.gpr[x86::RSP] & (word == 8 ? ~0ull : 0xffffffffull);
+    std::uint64_t at = mode == Mode::real16
+                           ? (state.gpr[x86::RSP] & 0xffff) + state.segments[x86::SS].base
+                           : layout::without_high(state.gpr[x86::RSP]) & (word == 8 ? ~0ull : 0xffffffffull);
     const std::uint64_t start = at;
     const auto pop = [&] {
         const std::uint64_t value = read_stack(memory, at, word);
@@ -312,7 +317,7 @@ Outcome run_from(TestEngine& engine, const Case& c, const CpuState& start)
         }
     }
     outcome.state = engine.vcpu().state();
-    const std::uint64_t at = linear_rip(outcome.state);
+    const std::uint64_t at = layout::without_high(linear_rip(outcome.state));
     const std::uint64_t end = layout::code + c.code.size();
     if (at >= layout::stubs && at < layout::stubs + 0x1000) {
         const auto vector = static_cast<std::uint8_t>((at - layout::stubs) / 16);
@@ -320,7 +325,7 @@ Outcome run_from(TestEngine& engine, const Case& c, const CpuState& start)
         // Outside ring 0 the terminating OUT raises #GP itself.
         const bool segmented = c.mode == Mode::vm86 || c.mode == Mode::prot16;
         const std::uint64_t end_rip = segmented ? end - layout::code : end;
-        if (!(vector == 13 && seen.rip == end_rip)) outcome.fault = seen;
+        if (!(vector == 13 && layout::without_high(seen.rip) == end_rip)) outcome.fault = seen;
     } else if (at < end || at > end + sizeof end_code) {
         outcome.problem = fmt::format("ended at {:#x}", at);
     }
@@ -329,9 +334,10 @@ Outcome run_from(TestEngine& engine, const Case& c, const CpuState& start)
 
 }  // namespace
 
-Outcome run_on_engine(TestEngine& engine, const Case& c)
+Outcome run_on_engine(TestEngine& engine, const Case& c, Placement placement)
 {
-    build_world(engine.memory(), c);
+    const bool moved = placement == Placement::moved_high;
+    build_world(engine.memory(), c, c.high || moved);
     CpuState start = initial_state(c.mode, c.paging);
     for (const RegisterValue& value : c.initial_registers) {
         if (!set_register(start, value.name, value.value)) {
@@ -340,20 +346,57 @@ Outcome run_on_engine(TestEngine& engine, const Case& c)
             return outcome;
         }
     }
-    return run_from(engine, c, start);
+    if (c.high || moved) {
+        start.rip = layout::without_high(start.rip) + layout::high;
+        start.gpr[x86::RSP] = layout::without_high(start.gpr[x86::RSP]) + layout::high;
+    }
+    Outcome outcome = run_from(engine, c, start);
+    if (!moved) return outcome;
+    for (std::uint64_t& value : outcome.state.gpr) value = layout::without_high(value);
+    outcome.state.rip = layout::without_high(outcome.state.rip);
+    outcome.state.cr2 = layout::without_high(outcome.state.cr2);
+    if (outcome.fault) {
+        outcome.fault->rip = layout::without_high(outcome.fault->rip);
+        outcome.fault->cr2 = layout::without_high(outcome.fault->cr2);
+    }
+    return outcome;
 }
 
-Outcome run_stream(TestEngine& engine, const Case& c, const CpuState& start)
+void build_stream_world(memory::GuestMemory& memory, Place place)
 {
-    build_world(engine.memory(), c);
+    Case nothing{};
+    nothing.mode = place == Place::user ? Mode::user64 : Mode::kernel64;
+    build_world(memory, nothing, place == Place::supervisor_high);
+    put(memory, layout::page_directory + 8, std::uint64_t{0});
     for (std::uint64_t page = layout::code >> 12; page < 512; ++page) {
         const std::uint64_t at = page << 12;
         const bool mapped = (at >= layout::code && at < layout::code + 0x2000) ||
                             (at >= layout::data && at < layout::data + 0x2000) ||
                             at == layout::read_only || at == 0x30000;
-        if (!mapped) put(engine.memory(), layout::page_table + 8 * page, std::uint64_t{0});
+        if (!mapped) put(memory, layout::page_table + 8 * page, std::uint64_t{0});
     }
-    put(engine.memory(), layout::page_directory + 8, std::uint64_t{0});
+    constexpr std::uint8_t first_ist = 1;
+    put(memory, layout::tss + 0x24, layout::ring0_stack);
+    for (std::uint64_t vector = 0; vector < 256; ++vector) {
+        put(memory, layout::idt + 16 * vector + 4, first_ist);
+    }
+}
+
+Outcome run_stream(TestEngine& engine, const Case& c, const CpuState& start, std::uint64_t code_at)
+{
+    memory::GuestMemory& memory = engine.memory();
+    const std::vector<std::byte> zeros(0x2000);
+    ASSERT(memory.write(Gpa{layout::stack & ~0xfffull}, std::span{zeros}.first(0x1000)));
+    ASSERT(memory.write(Gpa{code_at}, zeros));
+    ASSERT(memory.write(Gpa{code_at}, std::as_bytes(c.code)));
+    ASSERT(memory.write(Gpa{code_at + c.code.size()}, std::as_bytes(std::span{end_code})));
+    for (const MemoryValue& value : c.initial_memory) {
+        ASSERT(memory.write(Gpa{value.address}, std::as_bytes(value.bytes)));
+    }
+    for (const std::uint64_t page : {0x0ull, 0x1000ull}) {
+        put(memory, layout::page_table + (layout::code + page) / 512,
+            (code_at + page) | present | writable | user);
+    }
     return run_from(engine, c, start);
 }
 

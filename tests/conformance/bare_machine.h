@@ -14,6 +14,9 @@
 
 namespace doppel::conformance {
 
+// Where a random stream runs.
+enum class Place : std::uint8_t { user, supervisor_low, supervisor_high };
+
 struct SeenFault {
     std::uint8_t vector = 0;
     std::uint32_t error_code = 0;
@@ -33,13 +36,26 @@ x86::CpuState initial_state(Mode mode, Paging paging);
 bool set_register(x86::CpuState& state, std::string_view name, std::uint64_t value);
 std::optional<std::uint64_t> get_register(const x86::CpuState& state, std::string_view name);
 
-// Writes the world into memory: page tables, GDT, IDT or IVT, TSS, stubs, code.
-void build_world(memory::GuestMemory& memory, const Case& c);
+// Writes the world into memory: page tables, GDT, IDT or IVT, TSS, stubs, code. seen_high: also
+// at layout::high.
+void build_world(memory::GuestMemory& memory, const Case& c, bool seen_high);
 
-Outcome run_on_engine(TestEngine& engine, const Case& c);
-// A user64 case from a full state, in a world that has user pages only where native.h
-// maps some, so that wild addresses fault alike.
-Outcome run_stream(TestEngine& engine, const Case& c, const x86::CpuState& start);
+enum class Placement : std::uint8_t {
+    as_written,
+    // RIP and RSP begin in the upper half, though the case was not written for it; the outcome
+    // is reported as if they had not.
+    moved_high,
+};
+Outcome run_on_engine(TestEngine& engine, const Case& c,
+                      Placement placement = Placement::as_written);
+// The world of random streams: pages only where native.h maps some, so that wild addresses
+// fault alike. In the low half, or for supervisor_high in the upper half alone; supervisor code's
+// exceptions have a stack of their own.
+void build_stream_world(memory::GuestMemory& memory, Place place);
+// A case from a full state in that world, which other streams ran in before. code_at: the
+// guest-physical address of the two pages that show as the code's.
+Outcome run_stream(TestEngine& engine, const Case& c, const x86::CpuState& start,
+                   std::uint64_t code_at);
 
 // Compares an outcome with the case's expectation; every difference as a line of text.
 // read_memory copies guest bytes.

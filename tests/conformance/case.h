@@ -13,7 +13,9 @@ namespace doppel::conformance {
 enum class Mode : std::uint8_t { real16, prot16, prot32, user32, vm86, compat32, kernel64, user64 };
 
 // Where a case may run. on_emulated_kvm: also where KVM is a software emulator.
-inline constexpr unsigned on_native = 1, on_interpret = 2, on_kvm = 4, on_emulated_kvm = 8;
+// on_translate_high: supervisor code once more with RIP and RSP in the upper half.
+inline constexpr unsigned on_native = 1, on_interpret = 2, on_kvm = 4, on_emulated_kvm = 8,
+    on_translate = 16, on_translate_high = 32;
 
 enum class Paging : std::uint8_t { none, bits32, pae, level4 };
 
@@ -42,6 +44,7 @@ struct Case {
     unsigned line;
     Mode mode;
     Paging paging;
+    bool high;  // assembled for, and begun in, the upper half: see layout::high
     unsigned where;
     std::span<const std::uint8_t> code;  // without the terminating OUT
     std::span<const RegisterValue> initial_registers;
@@ -71,6 +74,13 @@ inline constexpr std::uint64_t
     scratch = 0x25000,    // user page, writable, free for cases that edit its entry
     stack = 0x30800,      // initial stack pointer; page 0x30000 is user read-write
     memory_size = 4u << 20;
+// Where the same pages are seen once more, for cases that run there.
+inline constexpr std::uint64_t high = 0xffffffff80000000;
+constexpr bool is_high(std::uint64_t address) { return address - high < memory_size; }
+constexpr std::uint64_t without_high(std::uint64_t address)
+{
+    return is_high(address) ? address - high : address;
+}
 }  // namespace layout
 
 }  // namespace doppel::conformance

@@ -17,6 +17,7 @@ public:
             std::chrono::steady_clock::now().time_since_epoch().count());
     }
     std::uint64_t tsc() const override { return __rdtsc(); }
+    std::optional<bus::HostOffsets> host_offsets() const override { return bus::HostOffsets{}; }
     std::uint64_t tsc_hz() const override { return 2'000'000'000; }
     std::unique_ptr<bus::Timer> create_timer(std::function<void()>) override
     {
@@ -42,10 +43,25 @@ base::Result<std::unique_ptr<TestEngine>> TestEngine::create(std::string_view en
     test->cpuid_ = std::make_unique<x86::CpuidPolicy>(
         x86::CpuidPolicy::create(x86::this_host(), 1, test->clock_->tsc_hz()));
     const engine::EngineConfig config{*test->memory_, *test->clock_, *test->cpuid_, 1};
-    test->engine_ = engine == "kvm" ? TRY(engine::create_kvm_engine(config))
-                                    : TRY(engine::create_interpret_engine(config));
+    test->engine_ = TRY(engine == "kvm"         ? engine::create_kvm_engine(config)
+                        : engine == "translate" ? engine::create_translate_engine(config)
+                                                : engine::create_interpret_engine(config));
     test->vcpu_ = TRY(test->engine_->create_vcpu(0));
     return test;
+}
+
+Work TestEngine::work() const
+{
+    base::CounterList list;
+    vcpu_->counters(list);
+    Work work;
+    for (const auto& [name, value] : list.values()) {
+        if (name == "translate.entries_user") work.entries_user = value;
+        if (name == "translate.entries_supervisor") work.entries_supervisor = value;
+        if (name == "user_code.blocks" || name == "supervisor_code.blocks") work.blocks += value;
+        if (name.ends_with("_code.guest_instructions")) work.instructions += value;
+    }
+    return work;
 }
 
 }  // namespace doppel::conformance

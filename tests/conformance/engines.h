@@ -8,6 +8,12 @@
 
 namespace doppel::conformance {
 
+// What the translate engine has done so far; zeros with the others.
+struct Work {
+    std::uint64_t entries_user = 0, entries_supervisor = 0;  // of translated code
+    std::uint64_t blocks = 0, instructions = 0;              // translated
+};
+
 class TestEngine {
 public:
     static base::Result<std::unique_ptr<TestEngine>> create(std::string_view engine,
@@ -16,6 +22,8 @@ public:
 
     memory::GuestMemory& memory() { return *memory_; }
     engine::Vcpu& vcpu() { return *vcpu_; }
+    // By the engine's counters.
+    [[nodiscard]] Work work() const;
 
 private:
     TestEngine() = default;

@@ -16,6 +16,8 @@ namespace doppel::conformance {
 namespace {
 
 std::uint64_t pick(Random& random, std::uint64_t below) { return random() % below; }
+// What `layout` addresses are above.
+std::uint64_t base_of(Place place) { return place == Place::supervisor_high ? layout::high : 0; }
 std::uint8_t any_byte(Random& random) { return static_cast<std::uint8_t>(random()); }
 
 const ZydisDecoder& decoder()
@@ -159,7 +161,7 @@ std::vector<std::uint8_t> random_bytes(Random& random)
 }
 
 // Points displacement at the data pages (absolute) or keeps it near its base.
-void steer_memory(Random& random, std::vector<std::uint8_t>& bytes,
+void steer_memory(Random& random, Place place, std::vector<std::uint8_t>& bytes,
                   const ZydisDecodedInstruction& instruction, const ZydisDecodedOperand* operands)
 {
     const auto& displacement = instruction.raw.disp;
@@ -178,11 +180,11 @@ void steer_memory(Random& random, std::vector<std::uint8_t>& bytes,
         }
     }
     std::uint32_t value = static_cast<std::uint32_t>(pick(random, 256)) - 128;
-    if (absolute) value = static_cast<std::uint32_t>(layout::data + pick(random, 0x2010));
+    if (absolute) value = static_cast<std::uint32_t>(base_of(place) + layout::data + pick(random, 0x2010));
     std::memcpy(bytes.data() + displacement.offset, &value, sizeof value);
 }
 
-std::optional<Instruction> random_instruction(Random& random)
+std::optional<Instruction> random_instruction(Random& random, Place place)
 {
     std::vector<std::uint8_t> bytes = random_bytes(random);
     ZydisDecodedInstruction instruction;
@@ -207,7 +209,7 @@ std::optional<Instruction> random_instruction(Random& random)
         result.branch = true;
     }
     bytes.resize(instruction.length);
-    steer_memory(random, bytes, instruction, operands);
+    steer_memory(random, place, bytes, instruction, operands);
     result.bytes = std::move(bytes);
     return result;
 }
@@ -227,15 +229,19 @@ std::uint64_t random_value(Random& random)
     }
 }
 
-x86::CpuState random_state(Random& random)
+x86::CpuState random_state(Random& random, Place place)
 {
-    x86::CpuState state = initial_state(Mode::user64, Paging::level4);
+    const std::uint64_t base = base_of(place);
+    x86::CpuState state =
+        initial_state(place == Place::user ? Mode::user64 : Mode::kernel64, Paging::level4);
+    state.rip += base;
+    state.gpr[x86::RSP] += base;
     state.cr0 |= x86::cr0::AM;
     for (std::size_t i = 0; i < 16; ++i) {
         if (i == x86::RSP) continue;
         switch (pick(random, 3)) {
-        case 0: state.gpr[i] = layout::data + pick(random, 0x2040); break;
-        case 1: state.gpr[i] = layout::data + 8 * pick(random, 0x3f0); break;
+        case 0: state.gpr[i] = base + layout::data + pick(random, 0x2040); break;
+        case 1: state.gpr[i] = base + layout::data + 8 * pick(random, 0x3f0); break;
         default: state.gpr[i] = random_value(random); break;
         }
     }
@@ -294,6 +300,7 @@ std::string Stream::text() const
     ZydisFormatter formatter;
     ZydisFormatterInit(&formatter, ZYDIS_FORMATTER_STYLE_INTEL);
     const std::vector<std::uint8_t> code = lay_out();
+    const std::uint64_t start = layout::code + base_of(place);
     std::string out;
     for (std::size_t at = 0; at < code.size();) {
         ZydisDecodedInstruction instruction;
@@ -305,25 +312,26 @@ std::string Stream::text() const
         char line[256];
         ZydisFormatterFormatInstruction(&formatter, &instruction, operands,
                                         instruction.operand_count_visible, line, sizeof line,
-                                        layout::code + at, nullptr);
+                                        start + at, nullptr);
         std::string hex;
         for (unsigned i = 0; i < instruction.length; ++i) hex += fmt::format("{:02x}", code[at + i]);
-        out += fmt::format("  {:x}: {:<32} {}\n", layout::code + at, hex, line);
+        out += fmt::format("  {:x}: {:<32} {}\n", start + at, hex, line);
         at += instruction.length;
     }
     return out;
 }
 
-Stream random_stream(Random& random, unsigned max_instructions)
+Stream random_stream(Random& random, unsigned max_instructions, Place place)
 {
     Stream stream;
+    stream.place = place;
     const std::uint64_t count = 1 + pick(random, max_instructions);
     while (stream.instructions.size() < count) {
-        if (auto instruction = random_instruction(random)) {
+        if (auto instruction = random_instruction(random, place)) {
             stream.instructions.push_back(std::move(*instruction));
         }
     }
-    stream.state = random_state(random);
+    stream.state = random_state(random, place);
     stream.memory.resize(0x2000);
     for (std::size_t i = 0; i < stream.memory.size(); i += 8) {
         const std::uint64_t value = random_value(random);

@@ -1,4 +1,4 @@
-// Random user-mode instruction streams: bytes that decode, kept when they may run
+// Random streams of unprivileged instructions: bytes that decode, kept when they may run
 // natively in this process without touching host state, with operands steered so that
 // most memory accesses land in the little world of case.h.
 #pragma once
@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bare_machine.h"
 #include "x86/cpu_state.h"
 
 namespace doppel::conformance {
@@ -21,7 +22,8 @@ struct Instruction {
 
 struct Stream {
     std::vector<Instruction> instructions;
-    x86::CpuState state;               // user64 initial state with random registers
+    Place place = Place::user;
+    x86::CpuState state;               // initial state with random registers
     std::vector<std::uint8_t> memory;  // initial bytes of the two data pages
 
     // Machine code; branches lead forward, to a boundary chosen by their position.
@@ -29,6 +31,6 @@ struct Stream {
     [[nodiscard]] std::string text() const;  // disassembly, one line each
 };
 
-Stream random_stream(Random& random, unsigned max_instructions);
+Stream random_stream(Random& random, unsigned max_instructions, Place place = Place::user);
 
 }  // namespace doppel::conformance

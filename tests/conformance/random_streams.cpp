@@ -1,9 +1,11 @@
-// Runs random instruction streams natively and on an engine and compares registers,
-// flags, extended state, memory and fault. A difference is shrunk to the fewest
-// instructions that show it and printed; its hex line may be kept in corpus/.
+// Runs random instruction streams on an engine and natively - supervisor code, which cannot run
+// natively, on the interpreter - and compares registers, flags, extended state, memory and
+// fault. A difference is shrunk to the fewest instructions that show it and printed; its seed
+// and length may be kept in corpus/.
 //
-//   random_streams [--engine interpret|kvm] [--streams N] [--seed N] [--length N]
-//                  [--corpus DIR]
+//   random_streams [--engine interpret|translate|kvm]
+//                  [--place user|supervisor-low|supervisor-high] [--streams N] [--seed N]
+//                  [--length N] [--corpus DIR]
 //
 // Exit status 0 when everything agreed, 1 otherwise.
 #include <Zydis/Zydis.h>
@@ -15,9 +17,8 @@
 #include <fstream>
 #include <set>
 
-#include "bare_machine.h"
 #include "generator.h"
-#include "native.h"
+#include "stream_machines.h"
 
 namespace doppel::conformance {
 
@@ -28,76 +29,94 @@ struct Options {
     std::uint64_t streams = 20000;
     std::uint64_t seed = 1;
     unsigned length = 8;
+    Place place = Place::user;
     std::string corpus;
 };
 
+// The number of instructions that ran up to the end or the fault; those jumped over count too.
+std::uint64_t instructions_run(const Stream& stream, const Outcome& outcome)
+{
+    if (!outcome.fault) return stream.instructions.size();
+    const std::uint64_t offset = layout::without_high(outcome.fault->rip) - layout::code;
+    std::uint64_t at = 0;
+    std::uint64_t count = 0;
+    for (const Instruction& instruction : stream.instructions) {
+        if (at > offset) break;
+        at += instruction.bytes.size();
+        ++count;
+    }
+    return count;
+}
+
 class Comparison {
 public:
-    Comparison(Native& native, TestEngine& engine) : native_(native), engine_(engine) {}
+    // reference says what is right.
+    Comparison(StreamMachine& reference, StreamMachine& tried) : reference_(reference), tried_(tried) {}
 
     // Empty when both agree.
     std::string run(const Stream& stream)
     {
-        const std::vector<std::uint8_t> code = stream.lay_out();
-        const MemoryValue memory{layout::data, stream.memory};
-        Case c{};
-        c.name = "stream";
-        c.mode = Mode::user64;
-        c.paging = Paging::level4;
-        c.code = code;
-        c.initial_memory = {&memory, 1};
-        const Outcome native = native_.run(code, stream.state, c.initial_memory);
-        const Outcome engine = run_stream(engine_, c, stream.state);
-        if (!native.problem.empty()) return "native: " + native.problem;
-        if (!engine.problem.empty()) return "engine: " + engine.problem;
-        std::string out = compare_fault(native, engine);
-        if (out.empty()) out = compare_state(native, engine);
+        const Outcome expected = reference_.run(stream);
+        const Outcome actual = tried_.run(stream);
+        if (!expected.problem.empty() || !actual.problem.empty()) {
+            if (expected.problem == actual.problem) return {};
+            return reference_.name() + ": " + expected.problem + "; " + tried_.name() + ": " + actual.problem;
+        }
+        instructions_ += instructions_run(stream, expected);
+        std::string out = compare_fault(expected, actual);
+        if (out.empty()) out = compare_state(expected, actual);
         if (out.empty()) out = compare_memory();
         return out;
     }
+    [[nodiscard]] std::uint64_t instructions() const { return instructions_; }
 
 private:
-    static std::string compare_fault(const Outcome& native, const Outcome& engine)
+    [[nodiscard]] std::string both(std::string_view what, std::uint64_t expected, std::uint64_t actual) const
+    {
+        return fmt::format("{}: {} {:#x}, {} {:#x}", what, reference_.name(), expected, tried_.name(),
+                           actual);
+    }
+
+    std::string compare_fault(const Outcome& expected, const Outcome& actual)
     {
         const auto text = [](const std::optional<SeenFault>& fault) {
             return fault ? fmt::format("exception {} error {:#x} cr2 {:#x} rip {:#x}", fault->vector,
                                        fault->error_code, fault->cr2, fault->rip)
                          : std::string{"no exception"};
         };
-        std::optional<SeenFault> a = native.fault;
-        std::optional<SeenFault> b = engine.fault;
+        std::optional<SeenFault> a = expected.fault;
+        std::optional<SeenFault> b = actual.fault;
+        const bool native = reference_.name() == "native";
         for (auto* fault : {&a, &b}) {
             if (!*fault) continue;
             if ((*fault)->vector != 14) (*fault)->cr2 = 0;
+            if (!native) continue;
             // The engine's tables lie there as supervisor pages; natively there is nothing.
             if ((*fault)->vector == 14 && (*fault)->cr2 < layout::code) (*fault)->error_code &= ~1u;
             // Linux hides kernel-half addresses of user faults: P is always set there.
             if ((*fault)->vector == 14 && (*fault)->cr2 >> 47 != 0) (*fault)->error_code &= ~1u;
         }
-        return text(a) == text(b) ? std::string{} : "native " + text(a) + ", engine " + text(b);
+        return text(a) == text(b) ? std::string{} : reference_.name() + " " + text(a) + ", " + tried_.name() + " " + text(b);
     }
 
-    static std::string compare_state(const Outcome& native, const Outcome& engine)
+    std::string compare_state(const Outcome& expected, const Outcome& actual)
     {
         constexpr const char* names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                          "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
         for (std::size_t i = 0; i < 16; ++i) {
-            if (native.state.gpr[i] != engine.state.gpr[i]) {
-                return fmt::format("{}: native {:#x}, engine {:#x}", names[i], native.state.gpr[i],
-                                   engine.state.gpr[i]);
+            if (expected.state.gpr[i] != actual.state.gpr[i]) {
+                return both(names[i], expected.state.gpr[i], actual.state.gpr[i]);
             }
         }
         constexpr std::uint64_t compared = x86::rflags::STATUS | x86::rflags::DF;
-        if (((native.state.rflags ^ engine.state.rflags) & compared) != 0) {
-            return fmt::format("flags: native {:#x}, engine {:#x}", native.state.rflags & compared,
-                               engine.state.rflags & compared);
+        if (((expected.state.rflags ^ actual.state.rflags) & compared) != 0) {
+            return both("flags", expected.state.rflags & compared, actual.state.rflags & compared);
         }
-        return compare_extended(native.state.xsave, engine.state.xsave, native.fault.has_value());
+        return compare_extended(expected.state.xsave, actual.state.xsave, expected.fault.has_value());
     }
 
     // faulted: an MMX instruction that faults may or may not have emptied the x87 stack.
-    static std::string compare_extended(const x86::XsaveArea& a, const x86::XsaveArea& b,
-                                        bool faulted)
+    std::string compare_extended(const x86::XsaveArea& a, const x86::XsaveArea& b, bool faulted)
     {
         struct Part {
             const char* name;
@@ -123,9 +142,7 @@ private:
                 if (part.component == 0 && part.at == 32 && i % 16 >= 10) continue;
                 const auto x = in_a ? a.bytes[part.at + i] : std::uint8_t{0};
                 const auto y = in_b ? b.bytes[part.at + i] : std::uint8_t{0};
-                if (x != y) {
-                    return fmt::format("{} byte {}: native {:#x}, engine {:#x}", part.name, i, x, y);
-                }
+                if (x != y) return both(fmt::format("{} byte {}", part.name, i), x, y);
             }
         }
         return {};
@@ -133,25 +150,25 @@ private:
 
     std::string compare_memory()
     {
-        for (const auto& [start, size] : {std::pair{layout::data, std::size_t{0x2000}},
+        for (const auto& [start, size] : {std::pair{layout::code, std::size_t{0x2000}},
+                                          std::pair{layout::data, std::size_t{0x2000}},
                                           std::pair{std::uint64_t{0x30000}, std::size_t{0x1000}}}) {
             std::vector<std::byte> a(size);
             std::vector<std::byte> b(size);
-            if (!Native::read_memory(start, a) || !engine_.memory().read(base::Gpa{start}, b)) {
-                return "memory cannot be read";
-            }
+            if (!reference_.read(start, a) || !tried_.read(start, b)) return "memory cannot be read";
             for (std::size_t i = 0; i < size; ++i) {
                 if (a[i] != b[i]) {
-                    return fmt::format("memory {:#x}: native {:#x}, engine {:#x}", start + i,
-                                       static_cast<unsigned>(a[i]), static_cast<unsigned>(b[i]));
+                    return both(fmt::format("memory {:#x}", start + i), static_cast<unsigned>(a[i]),
+                                static_cast<unsigned>(b[i]));
                 }
             }
         }
         return {};
     }
 
-    Native& native_;
-    TestEngine& engine_;
+    StreamMachine& reference_;
+    StreamMachine& tried_;
+    std::uint64_t instructions_ = 0;
 };
 
 // Drops instructions one by one while the difference stays.
@@ -211,13 +228,12 @@ std::vector<std::pair<std::uint64_t, unsigned>> read_corpus(const std::string& f
 
 class Report {
 public:
-    explicit Report(Comparison& comparison) : comparison_(comparison) {}
+    Report(Comparison& comparison, Place place) : comparison_(comparison), place_(place) {}
 
     void check(std::uint64_t seed, unsigned length)
     {
         Random random{seed};
-        const Stream stream = random_stream(random, length);
-        instructions_ += stream.instructions.size();
+        const Stream stream = random_stream(random, length, place_);
         if (comparison_.run(stream).empty()) return;
         ++failures_;
         if (shown_.size() >= 40) return;
@@ -226,31 +242,38 @@ public:
         fmt::print("seed {} {}: {}\n{}\n", seed, length, comparison_.run(small), small.text());
     }
     [[nodiscard]] std::uint64_t failures() const { return failures_; }
-    [[nodiscard]] std::uint64_t instructions() const { return instructions_; }
 
 private:
     Comparison& comparison_;
+    Place place_;
     std::uint64_t failures_ = 0;
-    std::uint64_t instructions_ = 0;
     std::set<std::string> shown_;
 };
 
 int run(const Options& options)
 {
-    auto native = Native::create();
-    auto engine = TestEngine::create(options.engine, layout::memory_size);
-    if (!native || !engine) {
-        fmt::print(stderr, "{}\n", native ? engine.error().text() : native.error().text());
+    // Supervisor code cannot run natively.
+    const Place place = options.place;
+    auto reference = place == Place::user ? native_machine() : engine_machine("interpret", place);
+    auto tried = engine_machine(options.engine, place);
+    if (!reference || !tried) {
+        fmt::print(stderr, "{}\n", reference ? tried.error().text() : reference.error().text());
         return 1;
     }
-    Comparison comparison{**native, **engine};
-    Report report{comparison};
+    Comparison comparison{**reference, **tried};
+    Report report{comparison, place};
     for (const auto& [seed, length] : read_corpus(options.corpus)) report.check(seed, length);
     for (std::uint64_t i = 0; i < options.streams; ++i) {
         report.check(options.seed * 1'000'003 + i, options.length);
     }
-    fmt::print("{} streams, {} instructions, {} differ\n", options.streams, report.instructions(),
-               report.failures());
+    fmt::print("{} streams, {} instructions, {} differ\n", options.streams,
+               comparison.instructions(), report.failures());
+    if (options.engine == "translate") {
+        const Work work = (*tried)->work();
+        fmt::print("translated: {} blocks of {} instructions, entered {} times\n", work.blocks,
+                   work.instructions, work.entries_user + work.entries_supervisor);
+        if (work.instructions == 0) return 1;
+    }
     return report.failures() == 0 ? 0 : 1;
 }
 
@@ -260,7 +283,9 @@ int run(const Options& options)
 
 int main(int argc, char** argv)
 {
+    using doppel::conformance::Place;
     doppel::conformance::Options options;
+    if (argc % 2 == 0) return fmt::print(stderr, "random_streams: an option without a value\n"), 2;
     for (int i = 1; i + 1 < argc; i += 2) {
         const std::string_view name = argv[i];
         const std::string value = argv[i + 1];
@@ -269,6 +294,9 @@ int main(int argc, char** argv)
         else if (name == "--seed") options.seed = std::stoull(value);
         else if (name == "--length") options.length = static_cast<unsigned>(std::stoul(value));
         else if (name == "--corpus") options.corpus = value;
+        else if (name == "--place" && value == "user") options.place = Place::user;
+        else if (name == "--place" && value == "supervisor-low") options.place = Place::supervisor_low;
+        else if (name == "--place" && value == "supervisor-high") options.place = Place::supervisor_high;
         else {
             fmt::print(stderr, "random_streams: unknown option {}\n", name);
             return 2;

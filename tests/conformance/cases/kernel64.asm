@@ -282,6 +282,7 @@ mov rax, 0x8000000000
 here: mov bl, [rax]
 
 ;; case kernel_half_not_present
+;; skip translate_high
 ;; fault PF error=2 cr2=0xffffffff80000000 rip=here
 mov rax, 0xffffffff80000000
 here: mov [rax], bl
@@ -370,6 +371,7 @@ nop
 after: nop
 
 ;; case instruction_breakpoint
+;; skip translate_high
 ;; in dr0=0x10002 dr7=0x402
 ;; out dr6=0xffff0ff1
 ;; fault DB rip=here
@@ -470,6 +472,7 @@ nop
 target:
 
 ;; case iretq_to_compatibility_mode
+;; skip translate_high
 ;; out cs=0x33 rax=0xffffffff
 push 0x3b
 push 0x30900
@@ -516,6 +519,7 @@ o64 sysret
 o64 sysret
 
 ;; case far_return_to_compatibility
+;; skip translate_high
 ;; out cs=0x18 rax=5
 push 0x18
 lea rax, [rel target]
