@@ -41,7 +41,7 @@ struct Special {
     Kind kind;
 };
 constexpr Special specials[] = {
-    {M(NOP), Kind::nothing},     {M(LEA), Kind::lea},         {M(PUSHFQ), Kind::pushf},
+    {M(SERIALIZE), Kind::serialize}, {M(NOP), Kind::nothing},     {M(LEA), Kind::lea},         {M(PUSHFQ), Kind::pushf},
     {M(LEAVE), Kind::leave},     {M(CLI), Kind::cli},         {M(STI), Kind::sti},
     {M(STAC), Kind::stac},       {M(CLAC), Kind::clac},       {M(RDTSC), Kind::rdtsc}, {M(RDTSCP), Kind::rdtscp},
     {M(SYSCALL), Kind::syscall}, {M(SYSRET), Kind::sysret},   {M(IRETQ), Kind::iret},
@@ -175,6 +175,8 @@ Kind special(const ZydisDecodedInstruction& decoded, Kind kind, const Mode& mode
         return mode.user ? Kind::interpret : kind;
     case Kind::stac: case Kind::clac:
         return mode.user || !cpuid.has(7, 0, 'b', 20) ? Kind::interpret : kind;
+    case Kind::serialize:  // whatever guest code was changed is translated anew already
+        return cpuid.has(7, 0, 'd', 14) ? Kind::nothing : Kind::interpret;
     case Kind::rdtscp:
         return host_has_bmi2() && cpuid.has(0x80000001, 0, 'd', 27) ? kind : Kind::interpret;
     case Kind::rdtsc:

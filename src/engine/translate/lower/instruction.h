@@ -25,7 +25,7 @@ enum class Kind : std::uint8_t {
     sti,
     stac,
     clac,
-    rdtsc, rdtscp,
+    rdtsc, rdtscp, serialize,
     // These end a block.
     jump,
     call,

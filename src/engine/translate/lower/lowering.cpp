@@ -136,6 +136,7 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
         return ended(!source_.mode.access && indirect(instruction));
     case Kind::ret: return ended(!source_.mode.access && ret(instruction));
     case Kind::interpret: case Kind::syscall: case Kind::sysret: case Kind::iret: case Kind::swapgs:
+    case Kind::serialize:
         return Outcome::failed;
     }
     return Outcome::failed;

@@ -24,18 +24,24 @@ public:
     void note(std::uint64_t linear, std::uint64_t ram_offset, bool global)
     {
         pages_.insert_or_assign(linear & ~base::page_mask, Page{ram_offset & ~base::page_mask, global});
+        if (!global) some_not_global_ = true;
     }
     [[nodiscard]] bool knows(std::uint64_t linear) const
     {
         return pages_.contains(linear & ~base::page_mask);
     }
-    void clear() { pages_.clear(); }
+    void clear()
+    {
+        pages_.clear();
+        some_not_global_ = false;
+    }
 
     // look_up(linear_page, Page& now) -> false: nothing executable there any more.
     template <typename LookUp>
     std::vector<Changed> revalidate(bool keep_global, LookUp&& look_up)
     {
         std::vector<Changed> changed;
+        if (keep_global && !some_not_global_) return changed;
         for (auto at = pages_.begin(); at != pages_.end();) {
             if ((keep_global && at->second.global) || still_there(*at, look_up)) {
                 ++at;
@@ -74,6 +80,7 @@ private:
     }
 
     std::unordered_map<std::uint64_t, Page> pages_;
+    bool some_not_global_ = false;  // so that a CR3 load need not look
 };
 
 }  // namespace doppel::engine::translate

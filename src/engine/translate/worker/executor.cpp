@@ -493,7 +493,7 @@ void Executor::note_code(std::uint64_t rip, std::uint64_t ram_offset)
 
 bool Executor::rewritten_often(std::uint64_t ram_page)
 {
-    constexpr std::uint32_t often = 100;
+    constexpr std::uint32_t often = 500;
     constexpr std::uint64_t recently = 5000;  // blocks translated since
     const auto at = drops_.find(ram_page);
     if (at == drops_.end()) return false;
