@@ -13,8 +13,8 @@
 // The supervisor window is folded: with B = 0x7fffffe00000 the guest's upper half lands in
 // the host's 47 bits of user addresses. The lowest 8 TiB of that half, which Linux keeps as
 // a guard hole, fold onto the worker's own memory, and so does a part of the hole at
-// 0xffffff8000000000. A user address plus B is not canonical (the lowest 2 MiB: not mapped):
-// supervisor code that touches user memory by mistake faults.
+// 0xffffff8000000000. A user address plus B is not canonical (for the lowest 2 MiB: nothing is
+// mapped there): supervisor code that touches user memory by mistake faults.
 #pragma once
 
 #include <cstdint>

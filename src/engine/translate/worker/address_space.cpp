@@ -23,10 +23,12 @@ bool parse_range(std::string_view line, std::uint64_t& begin, std::uint64_t& end
     return std::from_chars(first.ptr + 1, last, end, 16).ec == std::errc{};
 }
 
+constexpr std::uint64_t end_of_users = 0x800000000000;  // behind it are the kernel's, and [vsyscall]
+
 bool may_be_there(std::uint64_t begin, std::uint64_t end)
 {
     return end <= worker_low_end || (begin >= worker_high && end <= worker_high_end) ||
-           begin >= window_end;
+           begin >= end_of_users;
 }
 
 }  // namespace

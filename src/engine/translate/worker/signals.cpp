@@ -1,6 +1,5 @@
 #include "engine/translate/worker/signals.h"
 
-#include <sys/auxv.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -11,10 +10,6 @@
 #include "base/mapped_region.h"
 #include "engine/translate/link/arena.h"
 #include "engine/translate/worker/worker_clock.h"
-
-#ifndef AT_MINSIGSTKSZ
-#define AT_MINSIGSTKSZ 51
-#endif
 
 namespace doppel::engine::translate {
 
@@ -104,8 +99,8 @@ base::Result<void> install(int signal, void (*handler)(int, siginfo_t*, void*), 
 base::Result<void> use_signal_stack()
 {
     constexpr std::size_t own_needs = 64u << 10;
-    const std::size_t size =
-        own_needs + std::max<std::size_t>(::getauxval(AT_MINSIGSTKSZ), 4096) / 4096 * 4096;
+    const auto frame = static_cast<std::size_t>(std::max(::sysconf(_SC_MINSIGSTKSZ), 4096l));
+    const std::size_t size = own_needs + frame / 4096 * 4096;
     // Stays until the process ends.
     static base::MappedRegion region;
     region = TRY(base::MappedRegion::map(size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS));

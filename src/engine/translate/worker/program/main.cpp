@@ -1,7 +1,7 @@
 // The worker: the sandboxed process that runs the guest's instructions. Started by the VMM
 // (engine/translate/vmm) with the descriptors and the arena that link/arena.h describes.
 //
-//   main thread: sets up, then waits for the VMM's end
+//   main thread: sets up, gives up its stack, then waits for the VMM's end
 //   vCPU thread: creates the vCPU, enters the sandbox, serves requests
 #include <malloc.h>
 #include <pthread.h>
@@ -10,11 +10,14 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
 #include <cerrno>
+#include <csignal>
 #include <new>
 #include <vector>
 
@@ -83,6 +86,8 @@ std::uint64_t spin_ticks(std::uint64_t tsc_hz)
     return alone ? 0 : tsc_hz / 1'000'000 * spin_microseconds;
 }
 
+std::atomic<std::uint32_t> stack_gone;  // the main thread's
+
 // Everything that the vCPU thread keeps.
 struct Worker {
     Arena arena;
@@ -115,6 +120,7 @@ struct Worker {
     {
         // The first request is Request::none: to say how setting up went.
         static_cast<void>(link->next());
+        while (stack_gone.load(std::memory_order_acquire) == 0) ::sched_yield();
         if (const auto ready = set_up(); !ready) {
             link->answer(Reply::error, ready.error().text());
             ::_exit(1);
@@ -128,14 +134,51 @@ struct Worker {
     }
 };
 
-// The VMM raised it to have the kernel place libraries and mappings low enough; the stack
-// itself must not grow into the supervisor window.
+// The VMM raised it to have the kernel place libraries and mappings low enough; that is not for
+// the processes that are started from here.
 void restore_stack_limit()
 {
     rlimit limit{};
     if (::getrlimit(RLIMIT_STACK, &limit) != 0) return;
     limit.rlim_cur = std::min<rlim_t>(stack_size, limit.rlim_max);
     ::setrlimit(RLIMIT_STACK, &limit);
+}
+
+// The main thread's stack lies where the guest's addresses below 2 MiB fold to: supervisor code
+// that follows a null pointer must fault there. So the thread waits without one.
+[[noreturn]] void wait_for_the_end()
+{
+    static char program_name[] = "doppel-worker";
+    static char byte;
+    // They lead to that stack.
+    ::environ = nullptr;
+    ::program_invocation_name = ::program_invocation_short_name = program_name;
+    sigset_t all;
+    ::sigfillset(&all);
+    ::pthread_sigmask(SIG_SETMASK, &all, nullptr);
+    constexpr std::uint64_t stacks_end = 0x7ffffffff000;
+    asm volatile(
+        "syscall\n"                   // munmap
+        "movl %%eax, %%ebx\n"
+        "movl $1, %[gone]\n"
+        "testl %%ebx, %%ebx\n"
+        "jnz 2f\n"
+        "1: movl %[read], %%eax\n"
+        "movl %[lifeline], %%edi\n"
+        "leaq %[byte], %%rsi\n"
+        "movl $1, %%edx\n"
+        "syscall\n"
+        "cmpl %[interrupted], %%eax\n"
+        "je 1b\n"
+        "2: movl %[exit], %%eax\n"
+        "xorl %%edi, %%edi\n"
+        "syscall\n"
+        "ud2"
+        : [gone] "=m"(stack_gone), [byte] "=m"(byte)
+        : "a"(SYS_munmap), "D"(window_end), "S"(stacks_end - window_end), [read] "i"(SYS_read),
+          [lifeline] "i"(lifeline_fd), [interrupted] "i"(-EINTR), [exit] "i"(SYS_exit_group)
+        : "rbx", "rcx", "rdx", "r11", "memory");
+    __builtin_unreachable();
 }
 
 int run()
@@ -151,18 +194,13 @@ int run()
     worker->link =
         std::make_unique<VmmLink>(*worker->arena.mailbox, spin_ticks(worker->arena.setup->tsc_hz));
 
-    // Not this thread's stack, which grows down from the end of the address space.
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, stack_size);
     pthread_t thread{};
     const auto entry = [](void* argument) -> void* { static_cast<Worker*>(argument)->serve(); };
     if (::pthread_create(&thread, &attributes, entry, worker) != 0) return no_arena;
-
-    char byte = 0;
-    while (::read(lifeline_fd, &byte, 1) < 0 && errno == EINTR) {
-    }
-    ::_exit(0);
+    wait_for_the_end();
 }
 
 }  // namespace
