@@ -368,12 +368,16 @@ void build_stream_world(memory::GuestMemory& memory, Place place)
     nothing.mode = place == Place::user ? Mode::user64 : Mode::kernel64;
     build_world(memory, nothing, place == Place::supervisor_high);
     put(memory, layout::page_directory + 8, std::uint64_t{0});
-    for (std::uint64_t page = layout::code >> 12; page < 512; ++page) {
+    for (std::uint64_t page = 0; page < 512; ++page) {
         const std::uint64_t at = page << 12;
-        const bool mapped = (at >= layout::code && at < layout::code + 0x2000) ||
-                            (at >= layout::data && at < layout::data + 0x2000) ||
-                            at == layout::read_only || at == 0x30000;
-        if (!mapped) put(memory, layout::page_table + 8 * page, std::uint64_t{0});
+        const bool of_stream = (at >= layout::code && at < layout::code + 0x2000) ||
+                               (at >= layout::data && at < layout::data + 0x2000) ||
+                               at == layout::read_only || at == 0x30000;
+        // What the processor needs for an exception, out of reach of supervisor streams.
+        const bool of_processor = at >= layout::gdt && at < layout::stubs + 0x1000;
+        const std::uint64_t entry = layout::page_table + 8 * page;
+        if (of_processor) put(memory, entry, at | present);
+        if (!of_stream && !of_processor && at != layout::ring0_stack - 0x1000) put(memory, entry, std::uint64_t{0});
     }
     constexpr std::uint8_t first_ist = 1;
     put(memory, layout::tss + 0x24, layout::ring0_stack);

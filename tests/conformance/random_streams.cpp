@@ -59,7 +59,10 @@ public:
         const Outcome expected = reference_.run(stream);
         const Outcome actual = tried_.run(stream);
         if (!expected.problem.empty() || !actual.problem.empty()) {
-            if (expected.problem == actual.problem) return {};
+            if (expected.problem == actual.problem) {
+                ++alike_;
+                return {};
+            }
             return reference_.name() + ": " + expected.problem + "; " + tried_.name() + ": " + actual.problem;
         }
         instructions_ += instructions_run(stream, expected);
@@ -69,6 +72,8 @@ public:
         return out;
     }
     [[nodiscard]] std::uint64_t instructions() const { return instructions_; }
+    // Streams that ended on both sides without an end to compare, such as a triple fault.
+    [[nodiscard]] std::uint64_t without_end() const { return alike_; }
 
 private:
     [[nodiscard]] std::string both(std::string_view what, std::uint64_t expected, std::uint64_t actual) const
@@ -169,6 +174,7 @@ private:
     StreamMachine& reference_;
     StreamMachine& tried_;
     std::uint64_t instructions_ = 0;
+    std::uint64_t alike_ = 0;
 };
 
 // Drops instructions one by one while the difference stays.
@@ -266,8 +272,8 @@ int run(const Options& options)
     for (std::uint64_t i = 0; i < options.streams; ++i) {
         report.check(options.seed * 1'000'003 + i, options.length);
     }
-    fmt::print("{} streams, {} instructions, {} differ\n", options.streams,
-               comparison.instructions(), report.failures());
+    fmt::print("{} streams, {} instructions, {} without an end, {} differ\n", options.streams,
+               comparison.instructions(), comparison.without_end(), report.failures());
     if (options.engine == "translate") {
         const Work work = (*tried)->work();
         fmt::print("translated: {} blocks of {} instructions, entered {} times\n", work.blocks,
