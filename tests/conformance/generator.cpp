@@ -214,6 +214,76 @@ std::optional<Instruction> random_instruction(Random& random, Place place)
     return result;
 }
 
+// mov r64, imm64
+Instruction load_register(unsigned number, std::uint64_t value)
+{
+    Instruction instruction;
+    instruction.bytes = {static_cast<std::uint8_t>(0x48 | (number >> 3)),
+                         static_cast<std::uint8_t>(0xb8 | (number & 7))};
+    for (unsigned i = 0; i < 8; ++i) {
+        instruction.bytes.push_back(static_cast<std::uint8_t>(value >> (8 * i)));
+    }
+    return instruction;
+}
+
+// Instruction sets that hardly a host has beside the others: #UD at best.
+bool seldom_there(const ZydisDecodedInstruction& instruction)
+{
+    return instruction.encoding == ZYDIS_INSTRUCTION_ENCODING_XOP ||
+           instruction.encoding == ZYDIS_INSTRUCTION_ENCODING_3DNOW ||
+           instruction.encoding == ZYDIS_INSTRUCTION_ENCODING_MVEX ||
+           instruction.meta.isa_ext == ZYDIS_ISA_EXT_SSE4A ||
+           instruction.meta.isa_ext == ZYDIS_ISA_EXT_FMA4 ||
+           instruction.mnemonic == ZYDIS_MNEMONIC_UD0 || instruction.mnemonic == ZYDIS_MNEMONIC_UD1 ||
+           instruction.mnemonic == ZYDIS_MNEMONIC_UD2;
+}
+
+// Adds `next`, behind what lets it run.
+void add_steadily(Random& random, Stream& stream, Instruction next)
+{
+    ZydisDecodedInstruction instruction;
+    ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder(), next.bytes.data(), next.bytes.size(),
+                                             &instruction, operands))) {
+        return;
+    }
+    if (seldom_there(instruction) && pick(random, 50) != 0) return;
+    const bool careless = pick(random, 200) == 0;
+    const std::uint64_t base = base_of(stream.place);
+    const auto number = [](ZydisRegister reg) {
+        return static_cast<unsigned>(reg - ZYDIS_REGISTER_RAX) & 15;
+    };
+    const auto is_64 = [](ZydisRegister reg) {
+        return reg >= ZYDIS_REGISTER_RAX && reg <= ZYDIS_REGISTER_R15;
+    };
+    for (unsigned i = 0; i < instruction.operand_count && !careless; ++i) {
+        const auto& operand = operands[i];
+        if (operand.type != ZYDIS_OPERAND_TYPE_MEMORY) continue;
+        const ZydisRegister first = operand.mem.base;
+        const ZydisRegister second = operand.mem.index;
+        if (is_64(second) && second != first) {
+            stream.instructions.push_back(load_register(number(second), pick(random, 32)));
+        }
+        if (first == ZYDIS_REGISTER_RSP) {
+            stream.instructions.push_back(
+                load_register(x86::RSP, base + layout::stack - 0x400 + 8 * pick(random, 0x40)));
+        } else if (is_64(first)) {
+            const std::uint64_t aligned = pick(random, 4) == 0 ? 0 : 63;
+            stream.instructions.push_back(load_register(
+                number(first), base + layout::data + ((0x100 + pick(random, 0x1c00)) & ~aligned)));
+        }
+    }
+    if ((instruction.mnemonic == ZYDIS_MNEMONIC_DIV || instruction.mnemonic == ZYDIS_MNEMONIC_IDIV) &&
+        pick(random, 4) != 0) {
+        stream.instructions.push_back(load_register(x86::RDX, 0));
+        stream.instructions.push_back(load_register(x86::RAX, pick(random, 100)));
+    }
+    if ((instruction.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0) {
+        stream.instructions.push_back(load_register(x86::RCX, pick(random, 20)));
+    }
+    stream.instructions.push_back(std::move(next));
+}
+
 std::uint64_t random_value(Random& random)
 {
     constexpr std::uint64_t interesting[] = {
@@ -321,17 +391,21 @@ std::string Stream::text() const
     return out;
 }
 
-Stream random_stream(Random& random, unsigned max_instructions, Place place)
+Stream random_stream(Random& random, unsigned max_instructions, const Kind& kind)
 {
     Stream stream;
-    stream.place = place;
+    stream.place = kind.place;
     const std::uint64_t count = 1 + pick(random, max_instructions);
     while (stream.instructions.size() < count) {
-        if (auto instruction = random_instruction(random, place)) {
-            stream.instructions.push_back(std::move(*instruction));
+        if (auto instruction = random_instruction(random, kind.place)) {
+            if (kind.steady) {
+                add_steadily(random, stream, std::move(*instruction));
+            } else {
+                stream.instructions.push_back(std::move(*instruction));
+            }
         }
     }
-    stream.state = random_state(random, place);
+    stream.state = random_state(random, kind.place);
     stream.memory.resize(0x2000);
     for (std::size_t i = 0; i < stream.memory.size(); i += 8) {
         const std::uint64_t value = random_value(random);

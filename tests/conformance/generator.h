@@ -31,6 +31,12 @@ struct Stream {
     [[nodiscard]] std::string text() const;  // disassembly, one line each
 };
 
-Stream random_stream(Random& random, unsigned max_instructions, Place place = Place::user);
+struct Kind {
+    Place place = Place::user;
+    // Most instructions that address memory come behind others that point their registers at
+    // the data: such streams go on for long, where others soon fault.
+    bool steady = false;
+};
+Stream random_stream(Random& random, unsigned max_instructions, const Kind& kind);
 
 }  // namespace doppel::conformance

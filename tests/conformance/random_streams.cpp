@@ -4,8 +4,8 @@
 // and length may be kept in corpus/.
 //
 //   random_streams [--engine interpret|translate|kvm]
-//                  [--place user|supervisor-low|supervisor-high] [--streams N] [--seed N]
-//                  [--length N] [--corpus DIR]
+//                  [--place user|supervisor-low|supervisor-high] [--kind any|steady]
+//                  [--streams N] [--seed N] [--length N] [--corpus DIR]
 //
 // Exit status 0 when everything agreed, 1 otherwise.
 #include <Zydis/Zydis.h>
@@ -16,6 +16,7 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <sstream>
 
 #include "generator.h"
 #include "stream_machines.h"
@@ -24,12 +25,27 @@ namespace doppel::conformance {
 
 namespace {
 
+constexpr std::pair<std::string_view, Place> places[] = {{"user", Place::user},
+                                                         {"supervisor-low", Place::supervisor_low},
+                                                         {"supervisor-high", Place::supervisor_high}};
+
+std::optional<Place> place_of(std::string_view name)
+{
+    for (const auto& [known, place] : places) {
+        if (known == name) return place;
+    }
+    return std::nullopt;
+}
+
+std::string_view name_of(Place place) { return places[static_cast<std::size_t>(place)].first; }
+
 struct Options {
     std::string engine = "interpret";
     std::uint64_t streams = 20000;
     std::uint64_t seed = 1;
     unsigned length = 8;
     Place place = Place::user;
+    bool steady = false;
     std::string corpus;
 };
 
@@ -215,18 +231,29 @@ std::string signature(const Stream& stream)
     return out;
 }
 
-// A corpus file: lines "SEED LENGTH", each a stream that once differed.
-std::vector<std::pair<std::uint64_t, unsigned>> read_corpus(const std::string& folder)
+struct Found {
+    std::uint64_t seed = 0;
+    unsigned length = 0;
+    Kind kind;
+};
+
+// A corpus file: lines "SEED LENGTH [PLACE [steady]]", each a stream that once differed.
+std::vector<Found> read_corpus(const std::string& folder)
 {
-    std::vector<std::pair<std::uint64_t, unsigned>> seeds;
+    std::vector<Found> seeds;
     if (!std::filesystem::is_directory(folder)) return seeds;
     for (const auto& entry : std::filesystem::directory_iterator{folder}) {
         std::ifstream file{entry.path()};
         std::string line;
         while (std::getline(file, line)) {
-            std::uint64_t seed = 0;
-            unsigned length = 0;
-            if (std::sscanf(line.c_str(), "%lu %u", &seed, &length) == 2) seeds.emplace_back(seed, length);
+            std::istringstream words{line};
+            Found found;
+            if (!(words >> found.seed >> found.length)) continue;
+            for (std::string word; words >> word;) {
+                if (const auto place = place_of(word)) found.kind.place = *place;
+                if (word == "steady") found.kind.steady = true;
+            }
+            seeds.push_back(found);
         }
     }
     return seeds;
@@ -234,30 +261,35 @@ std::vector<std::pair<std::uint64_t, unsigned>> read_corpus(const std::string& f
 
 class Report {
 public:
-    Report(Comparison& comparison, Place place) : comparison_(comparison), place_(place) {}
+    explicit Report(Comparison& comparison) : comparison_(comparison) {}
 
-    void check(std::uint64_t seed, unsigned length)
+    void check(std::uint64_t seed, unsigned length, const Kind& kind)
     {
         Random random{seed};
-        const Stream stream = random_stream(random, length, place_);
+        const Stream stream = random_stream(random, length, kind);
         if (comparison_.run(stream).empty()) return;
         ++failures_;
         if (shown_.size() >= 40) return;
         const Stream small = shrink(comparison_, stream);
         if (!shown_.insert(signature(small)).second) return;
-        fmt::print("seed {} {}: {}\n{}\n", seed, length, comparison_.run(small), small.text());
+        fmt::print("seed {} {} {}{}: {}\n{}\n", seed, length, name_of(kind.place),
+                   kind.steady ? " steady" : "", comparison_.run(small), small.text());
     }
     [[nodiscard]] std::uint64_t failures() const { return failures_; }
 
 private:
     Comparison& comparison_;
-    Place place_;
     std::uint64_t failures_ = 0;
     std::set<std::string> shown_;
 };
 
 int run(const Options& options)
 {
+    constexpr int skipped = 77;
+    if (options.engine == "translate" && !engine::translate_problem().empty()) {
+        fmt::print("{}\n", engine::translate_problem());
+        return skipped;
+    }
     // Supervisor code cannot run natively.
     const Place place = options.place;
     auto reference = place == Place::user ? native_machine() : engine_machine("interpret", place);
@@ -267,10 +299,12 @@ int run(const Options& options)
         return 1;
     }
     Comparison comparison{**reference, **tried};
-    Report report{comparison, place};
-    for (const auto& [seed, length] : read_corpus(options.corpus)) report.check(seed, length);
+    Report report{comparison};
+    for (const Found& found : read_corpus(options.corpus)) {
+        if (found.kind.place == place) report.check(found.seed, found.length, found.kind);
+    }
     for (std::uint64_t i = 0; i < options.streams; ++i) {
-        report.check(options.seed * 1'000'003 + i, options.length);
+        report.check(options.seed * 1'000'003 + i, options.length, {place, options.steady});
     }
     fmt::print("{} streams, {} instructions, {} without an end, {} differ\n", options.streams,
                comparison.instructions(), comparison.without_end(), report.failures());
@@ -289,7 +323,6 @@ int run(const Options& options)
 
 int main(int argc, char** argv)
 {
-    using doppel::conformance::Place;
     doppel::conformance::Options options;
     if (argc % 2 == 0) return fmt::print(stderr, "random_streams: an option without a value\n"), 2;
     for (int i = 1; i + 1 < argc; i += 2) {
@@ -300,9 +333,10 @@ int main(int argc, char** argv)
         else if (name == "--seed") options.seed = std::stoull(value);
         else if (name == "--length") options.length = static_cast<unsigned>(std::stoul(value));
         else if (name == "--corpus") options.corpus = value;
-        else if (name == "--place" && value == "user") options.place = Place::user;
-        else if (name == "--place" && value == "supervisor-low") options.place = Place::supervisor_low;
-        else if (name == "--place" && value == "supervisor-high") options.place = Place::supervisor_high;
+        else if (name == "--kind") options.steady = value == "steady";
+        else if (const auto place = doppel::conformance::place_of(value); name == "--place" && place) {
+            options.place = *place;
+        }
         else {
             fmt::print(stderr, "random_streams: unknown option {}\n", name);
             return 2;
