@@ -1,6 +1,7 @@
 #include "engine/translate/worker/executor.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "base/assert.h"
@@ -37,6 +38,32 @@ CodeCache::Config user_cache_config(UserProcesses& processes)
 {
     return {.user = true, .address = user_code, .write = processes.code().data(),
             .size = user_code_size, .common_exit = user_common_exit};
+}
+
+// Components whose registers are all zero become initial. To the guest it is the same; the
+// processor otherwise takes the upper halves for used, and legacy SSE code that meets VEX code
+// then runs twenty times slower.
+void make_initial(x86::XsaveArea& area)
+{
+    struct Component {
+        std::uint64_t bit;
+        unsigned offset, size;
+    };
+    constexpr Component components[] = {{x86::xcr0::AVX, x86::xsave_offset_avx, 256},
+                                        {x86::xcr0::OPMASK, x86::xsave_offset_opmask, 64},
+                                        {x86::xcr0::ZMM_HI256, x86::xsave_offset_zmm_hi256, 512},
+                                        {x86::xcr0::HI16_ZMM, x86::xsave_offset_hi16_zmm, 1024}};
+    constexpr unsigned header = 512;
+    std::uint64_t present = 0;
+    std::memcpy(&present, area.bytes.data() + header, sizeof present);
+    for (const Component& component : components) {
+        if ((present & component.bit) == 0) continue;
+        const auto* first = area.bytes.data() + component.offset;
+        if (std::all_of(first, first + component.size, [](std::uint8_t byte) { return byte == 0; })) {
+            present &= ~component.bit;
+        }
+    }
+    std::memcpy(area.bytes.data() + header, &present, sizeof present);
 }
 
 // Of the opcodes behind 0F. Generous, where one opcode is several instructions.
@@ -235,6 +262,7 @@ Executor::Next Executor::enter()
         std::uint32_t actions = 0;
         if (fpu_owner_ != &process) {
             take_fpu();
+            make_initial(registers_.state->xsave);
             process.load_fpu(registers_.state->xsave);
             fpu_owner_ = &process;
             ++counts_.fpu_loads;
@@ -255,6 +283,7 @@ Executor::Next Executor::enter()
         registers.kicked = 0;
         if (attention_.load(std::memory_order_seq_cst) != 0 && !stepping_) return Next::resume;
         if (mode_.vector) {
+            make_initial(registers_.state->xsave);
             enter_with_vectors(registers_.state->xsave, cpuid_.xcr0_mask());
         } else {
             doppel_enter_supervisor();
