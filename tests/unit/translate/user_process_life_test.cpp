@@ -112,28 +112,18 @@ TEST_F(UserProcessTest, ProgramThatCannotBeExecutedIsAnError)
     ASSERT_FALSE(process);
 }
 
-TEST(SpinBudgetTest, ShrinksWithFailuresAndComesBack)
+TEST(SpinBudgetTest, ShrinksForAWhileWhenTheThreadWasPreempted)
 {
     SpinBudget budget{1000};
-    EXPECT_EQ(budget.looks(), 1000u);
-    for (int i = 0; i < 20; ++i) budget.failed();
-    EXPECT_LT(budget.looks(), 50u);
-    int probes = 0;
-    for (int i = 0; i < 320; ++i) {
-        probes += budget.looks() == 1000 ? 1 : 0;
-        budget.failed();
-    }
-    EXPECT_EQ(probes, 10);
-    // An answer at once needs no more; late ones do.
-    const std::uint32_t least = budget.looks() == 1000 ? 0 : budget.looks();
-    for (int i = 0; i < 10; ++i) budget.succeeded(1);
-    EXPECT_EQ(budget.looks(), least);
-    for (int i = 0; i < 10; ++i) budget.succeeded(budget.looks() - 1);
-    EXPECT_EQ(budget.looks(), 1000u);
-    SpinBudget none{0};
-    none.failed();
-    none.succeeded(0);
-    EXPECT_EQ(none.looks(), 0u);
+    EXPECT_EQ(budget.looks(0), 1000u);
+    EXPECT_TRUE(budget.looked(1'000'000, 1'000'200));
+    EXPECT_EQ(budget.looks(1'000'300), 1000u);
+    EXPECT_FALSE(budget.looked(1'000'300, 9'000'000));
+    EXPECT_LT(budget.looks(9'000'100), 50u);
+    EXPECT_GT(budget.looks(9'000'100), 0u);
+    EXPECT_EQ(budget.looks(900'000'000), 1000u);
+    const SpinBudget none{0};
+    EXPECT_EQ(none.looks(0), 0u);
 }
 
 TEST_F(UserProcessTest, SystemCallsInTheCodeCacheKill)

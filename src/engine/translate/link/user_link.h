@@ -71,9 +71,6 @@ struct UserReport {
     std::uint32_t user_sleeping;         // wake it after ++turn
     std::int32_t mapping_error;          // errno of the first mapping that failed, 0
     std::uint32_t crashed;               // vector + 1: the program itself faulted and ends
-    // The number of looks that the last wait took, if it was more than a few: the worker's
-    // hint for UserCommand::spin, who sets it to 0.
-    std::uint32_t looks;
     alignas(64) std::uint8_t xsave[user_xsave_size];
 };
 

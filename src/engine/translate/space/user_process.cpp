@@ -3,6 +3,7 @@
 #include <linux/futex.h>
 #include <poll.h>
 #include <sys/syscall.h>
+#include <x86intrin.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -66,15 +67,13 @@ UserProcess::UserProcess(unsigned slot, std::byte* area, UserWait& wait, std::ui
       command_(*reinterpret_cast<UserCommand*>(area + slot_command)),
       targets_(reinterpret_cast<std::uint64_t*>(area + slot_targets)),
       wait_(wait),
-      xsave_mask_(xsave_mask),
-      worker_spin_(wait.spin),
-      process_spin_(wait.spin)
+      xsave_mask_(xsave_mask)
 {
     context_ = ExecContext{};
     report_ = UserReport{};
     command_ = UserCommand{};
     command_.turn = turn_ = 1;
-    command_.spin = wait.spin;
+    command_.spin = 0;
     command_.xsave_mask = xsave_mask;
 }
 
@@ -166,7 +165,6 @@ void UserProcess::take_over_spinning()
     if (wait_.last == this) return;
     if (wait_.last != nullptr) {
         Word{wait_.last->command_.spin}.store(0, std::memory_order_relaxed);
-        wait_.last->rested_ = true;
     }
     wait_.last = this;
 }
@@ -176,17 +174,10 @@ void UserProcess::set_turn()
     // Sequentially consistent on both sides: it sets user_sleeping and looks at the turn
     // again before it sleeps.
     Word{command_.turn}.store(turn_, std::memory_order_seq_cst);
-    const bool asleep = Word{report_.user_sleeping}.load(std::memory_order_seq_cst) != 0;
-    const std::uint32_t looks = report_.looks;
-    if (looks != 0) report_.looks = 0;
-    if (asleep) {
+    if (Word{report_.user_sleeping}.load(std::memory_order_seq_cst) != 0) {
         ++counters_.wakes;
         wake_word(command_.turn);
-        if (!rested_) process_spin_.failed();
-    } else {
-        process_spin_.succeeded(looks);
     }
-    rested_ = false;
 }
 
 // A turn of the process, from ++turn to its report. False: it is dead.
@@ -207,7 +198,7 @@ bool UserProcess::hand_over(std::uint32_t actions)
     take_over_spinning();
     set_turn();
     // For its next wait, after this turn.
-    Word{command_.spin}.store(process_spin_.looks(), std::memory_order_relaxed);
+    Word{command_.spin}.store(wait_.budget.looks(__rdtsc()), std::memory_order_relaxed);
     lost_ = !wait_for_report(attention);
     return !lost_;
 }
@@ -223,18 +214,18 @@ void UserProcess::kick()
 bool UserProcess::spin_for_report(const std::atomic<std::uint32_t>* attention)
 {
     const Word turn{report_.turn};
-    const std::uint32_t looks = worker_spin_.looks();
+    std::uint64_t before = __rdtsc();
+    const std::uint32_t looks = wait_.budget.looks(before);
     for (std::uint32_t i = 0; i < looks; ++i) {
-        if (turn.load(std::memory_order_acquire) == turn_) {
-            worker_spin_.succeeded(i);
-            return true;
-        }
+        if (turn.load(std::memory_order_acquire) == turn_) return true;
         if (attention != nullptr && !kicked_ && attention->load(std::memory_order_relaxed) != 0) {
             kick();
         }
         __builtin_ia32_pause();
+        const std::uint64_t now = __rdtsc();
+        if (!wait_.budget.looked(before, now)) break;
+        before = now;
     }
-    worker_spin_.failed();
     return false;
 }
 

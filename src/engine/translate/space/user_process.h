@@ -38,7 +38,7 @@ struct UserWait {
     // Not zero: leave guest code. Whoever sets it wakes it as a (shared) futex, or sends this
     // thread a signal more than once. nullptr: never.
     const std::atomic<std::uint32_t>* attention = nullptr;
-    std::uint32_t spin = 0;       // looks at the other's word before sleeping, at most
+    SpinBudget budget;            // looks at the other's word before sleeping
     UserProcess* last = nullptr;  // had the last turn: only that one may wait busily
 };
 
@@ -112,8 +112,6 @@ private:
     std::uint32_t queued_ = 0;
     int queued_error_ = 0;
     int mapping_error_ = 0;
-    SpinBudget worker_spin_, process_spin_;
-    bool rested_ = false;
     bool kicked_ = false;
     bool lost_ = false;
     Counters counters_;
@@ -128,7 +126,7 @@ public:
         const std::atomic<std::uint32_t>* attention = nullptr;  // see UserWait
         // Busy waiting on both sides before sleeping, at most (it adapts itself); none on a
         // machine with one processor.
-        std::uint64_t spin_ns = 20'000;
+        std::uint64_t spin_ns = 100'000;
     };
     static base::Result<std::unique_ptr<UserProcesses>> create(const Config& config);
     UserProcesses(const UserProcesses&) = delete;

@@ -16,39 +16,34 @@ void wake_word(std::uint32_t& word);
 
 bool process_ended(int pidfd);
 
-// How long to look at the other side's word before sleeping. Looking pays when the other side
-// answers soon and runs on another processor; when it waits for ours, looking only keeps it from
-// answering. So a failure halves the time, an answer late in the time doubles it, and now and
-// then the longest time is tried, in case answers come later than the shortest one.
+// How long to look at the other side's word before sleeping. Being woken on an idle processor
+// takes tens of microseconds, so looking pays for as long, unless others want the processors:
+// then looking only keeps the other side from answering. A look that comes late tells that this
+// thread was not running; for a while after it nobody looks for long.
 class SpinBudget {
 public:
-    explicit SpinBudget(std::uint32_t max)
-        : max_(max), least_(max < least_looks ? max : least_looks), now_(max)
+    explicit SpinBudget(std::uint32_t max) : max_(max), least_(max < least_looks ? max : least_looks)
     {
     }
-    // Looks to spend on the next wait.
-    [[nodiscard]] std::uint32_t looks() const
+    // Looks to spend on a wait that begins at this host TSC.
+    [[nodiscard]] std::uint32_t looks(std::uint64_t tsc) const
     {
-        return failures_ % probe_period == probe_period - 1 ? max_ : now_;
+        return tsc < contended_until_ ? least_ : max_;
     }
-    // The answer came at the look with this number.
-    void succeeded(std::uint32_t look)
+    // Two looks came at these host TSCs. False: the thread was preempted in between.
+    [[nodiscard]] bool looked(std::uint64_t before, std::uint64_t now)
     {
-        failures_ = 0;
-        if (look <= now_ / 2) return;
-        const std::uint32_t wanted = look < max_ / 2 ? 2 * look : max_;
-        if (wanted > now_) now_ = wanted;
-    }
-    void failed()
-    {
-        now_ = now_ / 2 > least_ ? now_ / 2 : least_;
-        ++failures_;
+        if (now - before < preempted_ticks) return true;
+        contended_until_ = now + contended_ticks;
+        return false;
     }
 
 private:
-    static constexpr std::uint32_t least_looks = 24;  // about a microsecond
-    static constexpr std::uint32_t probe_period = 32;
-    std::uint32_t max_, least_, now_, failures_ = 0;
+    static constexpr std::uint32_t least_looks = 24;           // about a microsecond
+    static constexpr std::uint64_t preempted_ticks = 60'000;   // 20 to 30 microseconds
+    static constexpr std::uint64_t contended_ticks = 60'000'000;
+    std::uint32_t max_, least_;
+    std::uint64_t contended_until_ = 0;
 };
 
 // How many looks with a PAUSE between them take so many nanoseconds; 0 when this process may

@@ -36,9 +36,6 @@ bool worth_populating(const UserMapping& mapping)
 
 constexpr int einval = 22;
 
-// So many looks are not worth telling: the worker watches the word's cache line.
-constexpr std::uint32_t few_looks = 16;
-
 void report(std::uint32_t turn)
 {
     // Sequentially consistent, before the look at worker_sleeping: the worker sets that
@@ -54,10 +51,7 @@ std::uint32_t wait_for_turn_after(std::uint32_t last)
     const std::uint32_t* turn = &command().turn;
     for (std::uint32_t i = 0; i < __atomic_load_n(&command().spin, __ATOMIC_RELAXED); ++i) {
         const std::uint32_t now = __atomic_load_n(turn, __ATOMIC_ACQUIRE);
-        if (now != last) {
-            if (i > few_looks) report_area().looks = i;
-            return now;
-        }
+        if (now != last) return now;
         __builtin_ia32_pause();
     }
     __atomic_store_n(&report_area().user_sleeping, 1, __ATOMIC_SEQ_CST);
