@@ -8,6 +8,7 @@ A case is a run of lines:
     ;; paging none|32|pae|4level     default: 4level in long mode, else none
     ;; high                          kernel64, user64: code and stack in the upper half, where
                                      `high` + ADDRESS shows the same pages; code begins there
+    ;; seen_high                     the same pages there, but code and stack in the low half
     ;; skip native,kvm               where it cannot run (native runs user64 only anyway);
                                      translate_high: not with low code moved to the upper half
                                      emulated_kvm: hosts whose KVM is software, which gets
@@ -145,9 +146,10 @@ def emit(out, index, case):
     where, fault = {"native", "interpret", "kvm", "emulated_kvm", "translate"}, "std::nullopt"
     long_mode = case.mode in ("compat32", "kernel64", "user64")
     paging = "4level" if long_mode else "none"
-    if case.mode != "user64" or case.high:
+    seen_high = case.high or any(k == "seen_high" for k, v in case.directives)
+    if case.mode != "user64" or seen_high:
         where.discard("native")
-    if case.mode == "kernel64" and not case.high:
+    if case.mode == "kernel64" and not seen_high:
         where.add("translate_high")
     for key, value in case.directives:
         if key == "in" or key == "out":
@@ -177,7 +179,7 @@ def emit(out, index, case):
             optional = lambda m: f"{number(m[1]):#x}" if m else "std::nullopt"
             fault = (f"ExpectedFault{{{vector}, {optional(error)}, {optional(cr2)}, "
                      f"{f'{case.rip:#x}' if rip else 'std::nullopt'}}}")
-        elif key not in ("mode", "high"):
+        elif key not in ("mode", "high", "seen_high"):
             fail(case, f"unknown directive '{key}'")
     if "kvm" not in where:
         where.discard("emulated_kvm")
@@ -203,7 +205,7 @@ def emit(out, index, case):
     reg = lambda items: [f'{{"{n}", {v:#x}}}' for n, v in items]
     fields = [f'"{case.name}"', f'"{case.file}"', str(case.line), f"Mode::{case.mode}",
               "Paging::" + {"none": "none", "32": "bits32", "pae": "pae", "4level": "level4"}[paging],
-              "true" if case.high else "false",
+              "true" if case.high else "false", "true" if seen_high else "false",
               " | ".join(f"on_{w}" for w in sorted(where)) or "0", f"{prefix}_code",
               array("RegisterValue", "in", reg(registers)), memory_array("mem", memory),
               array("RegisterValue", "out", reg(expected)), f"{flags_set:#x}", f"{flags_clear:#x}",

@@ -337,7 +337,7 @@ Outcome run_from(TestEngine& engine, const Case& c, const CpuState& start)
 Outcome run_on_engine(TestEngine& engine, const Case& c, Placement placement)
 {
     const bool moved = placement == Placement::moved_high;
-    build_world(engine.memory(), c, c.high || moved);
+    build_world(engine.memory(), c, c.seen_high || moved);
     CpuState start = initial_state(c.mode, c.paging);
     for (const RegisterValue& value : c.initial_registers) {
         if (!set_register(start, value.name, value.value)) {

@@ -44,7 +44,8 @@ struct Case {
     unsigned line;
     Mode mode;
     Paging paging;
-    bool high;  // assembled for, and begun in, the upper half: see layout::high
+    bool high;       // assembled for, and begun in, the upper half: see layout::high
+    bool seen_high;  // the pages are there too
     unsigned where;
     std::span<const std::uint8_t> code;  // without the terminating OUT
     std::span<const RegisterValue> initial_registers;

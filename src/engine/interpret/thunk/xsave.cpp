@@ -154,7 +154,11 @@ Flow save(Core& core, const Op& op, Form form)
     std::array<std::uint64_t, 2> header{used, rfbm | compacted};
     if (!compact) {
         std::uint64_t old = 0;
-        if (!core.load(linear + xsave_header, old)) return core.pending_flow();
+        // Read to be written: a page that cannot be is found as one.
+        if (!core.check_write(linear + xsave_header, sizeof old) ||
+            !core.load(linear + xsave_header, old)) {
+            return core.pending_flow();
+        }
         header[0] = (old & ~rfbm) | used;
     }
     std::array<std::uint8_t, xsave_xmm> legacy{};
