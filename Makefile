@@ -25,7 +25,7 @@ FUZZ_SECONDS ?= 60
 include guests/guests.mk
 
 .PHONY: build run check check-slow fuzz bench clean distclean
-.PHONY: packages-build packages-guest packages-check packages-bench build-tests sanitized
+.PHONY: packages-build packages-guest packages-check packages-debian packages-bench build-tests sanitized
 
 # Package installation comes before anything that uses the packages, also with -j.
 packages-build:
@@ -34,9 +34,12 @@ packages-guest:
 	$(INSTALL) build guest
 packages-check:
 	$(INSTALL) build guest check
+packages-debian:
+	$(INSTALL) build guest check debian
 packages-bench:
 	$(INSTALL) build guest bench
 $(LINUX_INITRAMFS) $(BARE_GUESTS) $(BENCH_PROGRAMS): | packages-guest
+$(DEBIAN_ARCHIVE) $(DEBIAN_INITRAMFS): | packages-debian
 
 build: packages-build
 	@scripts/build.sh $(BUILD) doppel
@@ -57,7 +60,7 @@ check: packages-check guests
 	@$(MAKE) --no-print-directory sanitized
 	@scripts/check.sh $(BUILD) $(SANITIZED)
 
-check-slow: packages-check guests
+check-slow: packages-debian guests debian-guest
 	@$(MAKE) --no-print-directory build-tests
 	@ctest --test-dir $(BUILD) --output-on-failure -L slow
 

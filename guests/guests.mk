@@ -50,6 +50,21 @@ $(BENCH_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init guests/linux/make_
     $(BENCH_PROGRAMS)
 	@guests/linux/make_initramfs.py $< guests/linux/init $@ $(BENCH_PROGRAMS)
 
+# A Debian system with a self-test, as a folder to run it in here and as an initramfs. Its
+# packages are a download; the rest can be made again from that.
+DEBIAN_ARCHIVE := $(DOWNLOADS)/debian.tar.zst
+DEBIAN_INITRAMFS := $(GUESTS)/debian/initramfs.zst
+DEBIAN_PROGRAMS := $(wildcard bench/programs/*.c bench/programs/*.h)
+DEBIAN_SELFTEST := $(shell find guests/debian/selftest -type f) guests/debian/init
+
+$(DEBIAN_ARCHIVE): | guests/debian/bootstrap.sh
+	@mkdir -p $(@D)
+	@guests/debian/bootstrap.sh $@
+$(DEBIAN_INITRAMFS): $(DEBIAN_ARCHIVE) guests/debian/make_root.sh $(DEBIAN_SELFTEST) \
+    $(DEBIAN_PROGRAMS)
+	@mkdir -p $(@D)
+	@guests/debian/make_root.sh $< $(@D)/root $@ $(DEBIAN_PROGRAMS)
+
 # Bare guests: one assembly file each, with the boot header it asks for.
 BARE_SOURCES := $(wildcard guests/bare/*.S)
 BARE_GUESTS := $(BARE_SOURCES:guests/bare/%.S=$(GUESTS)/bare/%.elf)
@@ -60,8 +75,9 @@ $(GUESTS)/bare/%.elf: guests/bare/%.S guests/bare/bare.h guests/bare/bare.ld
 	@ld -m elf_i386 -n --build-id=none --no-warn-rwx-segments -T guests/bare/bare.ld -o $@ $(@:.elf=.o)
 
 # What needs no network, and what may.
-.PHONY: bare-guests linux-guest bench-guest guests
+.PHONY: bare-guests linux-guest bench-guest debian-guest guests
 bare-guests: $(BARE_GUESTS)
 linux-guest: $(LINUX_KERNEL) $(LINUX_INITRAMFS)
 bench-guest: linux-guest $(BENCH_INITRAMFS)
+debian-guest: linux-guest $(DEBIAN_INITRAMFS)
 guests: bare-guests linux-guest
