@@ -45,8 +45,15 @@ inline constexpr std::uint64_t user_code_size = 256ull << 20;
 inline constexpr std::uint64_t user_engine_end = 0x070020000000;  // [user_image, this) is not the guest's
 inline constexpr std::uint64_t user_window_end = 0x7ffffffff000;
 
-// Tables of indirect branch targets: indexed by the low 16 bits of the guest's RIP.
+// Tables of indirect branch targets: indexed by the low 16 bits of the guest's RIP. Behind each,
+// for RIPs that have those in common, two more that are indexed by bits 0 to 15 plus bits 16 to
+// 31: the negated RIP, and the address of its block.
 inline constexpr unsigned target_count = 1u << 16;
-inline constexpr std::uint64_t target_table_size = target_count * 8ull;
+inline constexpr std::uint64_t second_keys = target_count * 8ull;   // offsets
+inline constexpr std::uint64_t second_hosts = target_count * 16ull;
+inline constexpr std::uint64_t target_table_size = target_count * 24ull;
+constexpr unsigned second_index(std::uint64_t rip) { return (rip + (rip >> 16)) & (target_count - 1); }
+// In an unused place: no RIP that is looked for there.
+constexpr std::uint64_t second_unused(unsigned index) { return index == 0 ? ~0ull : 0; }
 
 }  // namespace doppel::engine::translate

@@ -59,7 +59,7 @@ struct Translated {
                std::size_t capacity = 16384)
         : code(capacity), address(code_address(mode))
     {
-        done = translate({rip, guest, mode}, host_policy(), {code.data(), address, capacity},
+        done = translate({rip, guest, guest.size(), mode}, host_policy(), {code.data(), address, capacity},
                          first_site, common_exit_address(mode), translation);
     }
 };
@@ -102,6 +102,7 @@ inline void name_addresses(std::string& text)
         {context_offset::system_flags + 2, "system_flags+2"},
         {context_offset::exit, "exit"},           {context_offset::pending, "pending"},
         {context_offset::tsc_offset, "tsc_offset"}, {context_offset::target, "target"},
+        {context_offset::target + 2, "target+2"}, {context_offset::slot + 56, "slot7"},
     };
     for (const std::uint64_t base : {supervisor_context, user_context}) {
         for (const auto& [offset, name] : names) {

@@ -30,7 +30,11 @@ translated_enter_\name:
     test %rcx, %rcx
     jz 1f
     wrfsbase %rcx
-1:  push 0x80(%rax)
+1:  mov 0xf0(%rax), %rcx
+    test %rcx, %rcx
+    jz 2f
+    wrgsbase %rcx
+2:  push 0x80(%rax)
     popfq
     mov 0x08(%rax), %rcx; mov 0x10(%rax), %rdx; mov 0x18(%rax), %rbx
     mov 0x20(%rax), %rsp; mov 0x28(%rax), %rbp; mov 0x30(%rax), %rsi
@@ -182,9 +186,10 @@ Machine::Machine(bool user) : user_(user), code_(user ? user_code : supervisor_c
     Code end{{code + native_end_offset, code_ + native_end_offset, 64}, user};
     end.store_dword(context_offset::exit, exit_native_end);
     end.jump(code_);
-    emit_miss({code + miss_offset, code_ + miss_offset, 64}, user, code_);
+    emit_miss({code + miss_offset, code_ + miss_offset, 256}, user, code_);
     auto* targets = reinterpret_cast<std::uint64_t*>(user ? user_targets : supervisor_targets);
     std::fill_n(targets, target_count, code_ + miss_offset);
+    targets[second_keys / 8] = second_unused(0);
 }
 
 Machine::~Machine()
@@ -213,10 +218,18 @@ void Machine::set_target(std::uint64_t rip, std::uint64_t host)
     targets[rip & (target_count - 1)] = host;
 }
 
+void Machine::set_second_target(std::uint64_t rip, std::uint64_t host)
+{
+    auto* targets = reinterpret_cast<std::uint64_t*>(user_ ? user_targets : supervisor_targets);
+    const unsigned index = second_index(rip);
+    targets[second_keys / 8 + index] = host != 0 ? 0 - rip : second_unused(index);
+    targets[second_hosts / 8 + index] = host;
+}
+
 std::uint64_t Machine::place(std::span<const std::uint8_t> guest, std::uint64_t rip, const Mode& mode,
                              Translation& translation, std::uint32_t offset)
 {
-    EXPECT_TRUE(translate({rip, guest, mode}, host_policy(), {code_bytes(offset), code_ + offset, 16384},
+    EXPECT_TRUE(translate({rip, guest, guest.size(), mode}, host_policy(), {code_bytes(offset), code_ + offset, 16384},
                           first_site, code_, translation));
     return code_ + offset;
 }

@@ -38,6 +38,8 @@ public:
     std::uint8_t* map(std::uint64_t address, std::size_t length);
     // The target table's entry for `rip` leads to `host`; all others to a miss.
     void set_target(std::uint64_t rip, std::uint64_t host);
+    // The second table has this block for `rip`; 0: none.
+    void set_second_target(std::uint64_t rip, std::uint64_t host);
     // Host code for the block goes to `offset` of the code area. Returns its address.
     std::uint64_t place(std::span<const std::uint8_t> guest, std::uint64_t rip, const Mode& mode,
                         Translation& translation, std::uint32_t offset = 0x10000);

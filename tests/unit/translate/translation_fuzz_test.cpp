@@ -171,7 +171,7 @@ TEST(TranslationFuzz, Rate)
     std::uint64_t count = 0;
     const auto begin = std::chrono::steady_clock::now();
     for (unsigned i = 0; i < 3000; ++i) {
-        ASSERT_TRUE(translate({0xffffffff81000000, guest, supervisor_mode}, host_policy(),
+        ASSERT_TRUE(translate({0xffffffff81000000, guest, guest.size(), supervisor_mode}, host_policy(),
                               {code.data(), code_address(supervisor_mode), code.size()}, first_site,
                               common_exit_address(supervisor_mode), translation));
         count += translation.count;

@@ -161,39 +161,57 @@ TEST(TranslationGolden, SupervisorBranches)
 {
     EXPECT_EQ(kernel_branch(GUEST("call .+0x1000")), "push 0xFFFFFFFF81000005\njmp 0x2001000A\n");
     EXPECT_EQ(kernel_branch(GUEST("jz .+0x100000")), "jz 0x2001000B\njmp 0x2001001A\n");
-    EXPECT_EQ(kernel_branch(GUEST("call [rbx+rcx*8]")), "mov [slot0], rax\n"
-                                                        "mov [slot1], rcx\n"
+    EXPECT_EQ(kernel_branch(GUEST("call [rbx+rcx*8]")), "mov [slot1], rcx\n"
                                                         "mov rcx, gs:[rbx+rcx*8]\n"
                                                         "push 0xFFFFFFFF81000003\n"
-                                                        "movzx eax, cx\n"
-                                                        "jmp [rax*8+0x10100000]\n");
-    EXPECT_EQ(kernel_branch(GUEST("ret 16")), "mov [slot0], rax\n"
-                                              "mov [slot1], rcx\n"
+                                                        "mov [target], rcx\n"
+                                                        "movzx ecx, cx\n"
+                                                        "jmp [rcx*8+0x10100000]\n");
+    EXPECT_EQ(kernel_branch(GUEST("jmp r11")), "mov [slot1], rcx\n"
+                                               "mov [target], r11\n"
+                                               "movzx ecx, r11w\n"
+                                               "jmp [rcx*8+0x10100000]\n");
+    EXPECT_EQ(kernel_branch(GUEST("ret 16")), "mov [slot1], rcx\n"
                                               "pop rcx\n"
+                                              "mov [target], rcx\n"
                                               "lea rsp, [rsp+0x10]\n"
-                                              "movzx eax, cx\n"
-                                              "jmp [rax*8+0x10100000]\n");
+                                              "movzx ecx, cx\n"
+                                              "jmp [rcx*8+0x10100000]\n");
     EXPECT_EQ(kernel_branch(GUEST("loop .-10")), "loop 0x20010007\njmp 0x2001000C\njmp 0x2001001B\n");
 }
 
 TEST(TranslationGolden, UserBranches)
 {
     EXPECT_EQ(program_branch(GUEST("jmp .+0x10")), "jmp 0x70010010005\n");
-    EXPECT_EQ(program_branch(GUEST("jmp .+0x101234")), "mov [slot0], rax\n"
-                                                       "mov [slot1], rcx\n"
+    EXPECT_EQ(program_branch(GUEST("jmp .+0x101234")), "mov [slot1], rcx\n"
                                                        "mov rcx, 0x555555655234\n"
+                                                       "mov [target], rcx\n"
                                                        "jmp [0x700012291A0]\n");
-    EXPECT_EQ(program_branch(GUEST("call [rip+0x1000]")), "mov [slot0], rax\n"
-                                                          "mov [slot1], rcx\n"
+    EXPECT_EQ(program_branch(GUEST("call [rip+0x1000]")), "mov [slot1], rcx\n"
                                                           "mov rcx, 0x555555555006\n"
                                                           "mov rcx, [rcx]\n"
                                                           "push [0x7001001003F]\n"
-                                                          "movzx eax, cx\n"
-                                                          "mov [slot2], rdx\n"
-                                                          "lea rdx, [0x70001200000]\n"
-                                                          "mov rax, [rdx+rax*8]\n"
-                                                          "mov rdx, [slot2]\n"
-                                                          "jmp rax\n");
+                                                          "mov [target], rcx\n"
+                                                          "movzx ecx, cx\n"
+                                                          "mov [slot0], rax\n"
+                                                          "lea rax, [0x70001200000]\n"
+                                                          "mov rcx, [rax+rcx*8]\n"
+                                                          "mov rax, [slot0]\n"
+                                                          "jmp rcx\n");
+}
+
+TEST(TranslationGolden, AFreeGsHoldsTheTableOfTargets)
+{
+    Mode mode = user_mode;
+    mode.gs_free = true;
+    EXPECT_EQ(hot(Translated{GUEST("ret"), program_rip, mode}), "mov [slot1], rcx\n"
+                                                                "pop rcx\n"
+                                                                "mov [target], rcx\n"
+                                                                "movzx ecx, cx\n"
+                                                                "jmp gs:[rcx*8]\n");
+    EXPECT_EQ(body(GUEST("mov rax,gs:[0x28]"), program_rip, mode), "");
+    EXPECT_EQ(body(GUEST("jmp gs:[rcx]"), program_rip, mode), "");
+    EXPECT_EQ(body(GUEST("mov rax,fs:[0x28]"), program_rip, mode), "mov rax, fs:[0x28]\n");
 }
 
 TEST(TranslationGolden, UserMemoryIsAsItIs)
@@ -242,18 +260,23 @@ TEST(TranslationGolden, InterruptFlag)
                                                      "pop rax\n");
     const Translated block{GUEST("sti; mov ebx,eax; mov eax,1"), kernel_rip, supervisor_mode};
     EXPECT_EQ(disassemble(block.code, block.address, 0, block.translation.points.back().host),
-              "mov byte ptr [system_flags+1], 0x2\n"
-              "mov ebx, eax\n"
               "mov [slot1], rcx\n"
               "mov ecx, [pending]\n"
-              "jrcxz 0x20010024\n"
+              "jrcxz 0x2001001B\n"
               "mov rcx, [slot1]\n"
               "jmp 0x20010035\n"
               "mov rcx, [slot1]\n"
+              "mov byte ptr [system_flags+1], 0x2\n"
+              "mov ebx, eax\n"
               "mov eax, 0x1\n");
     ASSERT_EQ(block.translation.exits.size(), 2u);
-    EXPECT_EQ(block.translation.exits[0].kind, ExitKind::interrupt);
-    EXPECT_EQ(block.translation.exits[0].target, kernel_rip + 3);
+    EXPECT_EQ(block.translation.exits[0].kind, ExitKind::interpret);
+    EXPECT_EQ(block.translation.exits[0].target, kernel_rip);
+    // No interrupt behind STI.
+    ASSERT_GE(block.translation.points.size(), 3u);
+    EXPECT_FALSE(block.translation.points[0].shadow);
+    EXPECT_TRUE(block.translation.points[1].shadow);
+    EXPECT_FALSE(block.translation.points[2].shadow);
     EXPECT_EQ(block.translation.exits[0].patch, 0u);
 }
 
@@ -275,30 +298,42 @@ TEST(TranslationGolden, Entries)
     std::vector<std::uint8_t> code(200);
     auto size = emit_entry({code.data(), user_code, code.size()}, true, program_rip,
                            user_code + 0x1000, user_code + 0x2000);
-    EXPECT_EQ(disassemble(code, user_code, 0, size), "mov rax, 0xFFFFAAAAAAAAC000\n"
-                                                     "lea rcx, [rcx+rax*1]\n"
-                                                     "jrcxz 0x70010000023\n"
-                                                     "mov rax, 0x555555554000\n"
-                                                     "lea rcx, [rcx+rax*1]\n"
+    EXPECT_EQ(disassemble(code, user_code, 0, size), "mov rcx, [target]\n"
+                                                     "lea rcx, [rcx-0x55554000]\n"
+                                                     "rorx rcx, rcx, 0x20\n"
+                                                     "lea rcx, [rcx-0x5555]\n"
+                                                     "jrcxz 0x70010000022\n"
                                                      "jmp 0x70010002000\n"
                                                      "mov rcx, [slot1]\n"
-                                                     "mov rax, [slot0]\n"
                                                      "jmp 0x70010001000\n");
-    size = emit_entry({code.data(), supervisor_code, code.size()}, false, kernel_rip,
-                      supervisor_code + 0x1000, supervisor_code + 0x2000);
-    EXPECT_EQ(disassemble(code, supervisor_code, 0, size), "lea rcx, [rcx+0x7F000000]\n"
+    size = emit_entry({code.data(), supervisor_code, code.size()}, false, kernel_rip, 0,
+                      supervisor_code + 0x2000);
+    EXPECT_EQ(disassemble(code, supervisor_code, 0, size), "mov rcx, [target]\n"
+                                                           "lea rcx, [rcx+0x7F000000]\n"
                                                            "jrcxz 0x20000015\n"
-                                                           "lea rcx, [rcx-0x7F000000]\n"
                                                            "jmp 0x20002000\n"
-                                                           "mov rcx, [slot1]\n"
-                                                           "mov rax, [slot0]\n"
-                                                           "jmp 0x20001000\n");
+                                                           "mov rcx, [slot1]\n");
     size = emit_miss({code.data(), supervisor_code, code.size()}, false, supervisor_code + 0x1000);
-    EXPECT_EQ(disassemble(code, supervisor_code, 0, size), "mov [target], rcx\n"
-                                                           "mov rcx, [slot1]\n"
+    EXPECT_EQ(disassemble(code, supervisor_code, 0, size), "mov [slot0], rax\n"
+                                                           "mov [slot2], rdx\n"
+                                                           "movzx eax, word ptr [target]\n"
+                                                           "movzx edx, word ptr [target+2]\n"
+                                                           "lea rax, [rax+rdx*1]\n"
+                                                           "movzx eax, ax\n"
+                                                           "lea rdx, [0x10180000]\n"
+                                                           "mov rcx, [rdx+rax*8]\n"
+                                                           "mov rax, [rdx+rax*8+0x80000]\n"
+                                                           "mov [slot7], rax\n"
+                                                           "mov rdx, [target]\n"
+                                                           "lea rcx, [rcx+rdx*1]\n"
+                                                           "mov rdx, [slot2]\n"
                                                            "mov rax, [slot0]\n"
+                                                           "jrcxz 0x2000006E\n"
+                                                           "mov rcx, [slot1]\n"
                                                            "mov dword ptr [exit], 0x2\n"
-                                                           "jmp 0x20001000\n");
+                                                           "jmp 0x20001000\n"
+                                                           "mov rcx, [slot1]\n"
+                                                           "jmp [slot7]\n");
     EXPECT_EQ(emit_entry({code.data(), user_code, 10}, true, program_rip, user_code, user_code), 0u);
     EXPECT_EQ(emit_miss({code.data(), user_code, 10}, true, user_code), 0u);
 }
@@ -326,7 +361,6 @@ TEST(TranslationGolden, WhatIsNotTranslatedLeavesTheBlock)
         {"cpuid", GUEST("cpuid"), ExitKind::interpret, true},
         {"xgetbv", GUEST("xgetbv"), ExitKind::interpret, true},
         {"rdpid", GUEST("rdpid rax"), ExitKind::interpret, true},
-        {"rdtscp", GUEST("rdtscp"), ExitKind::interpret, true},
         {"rdfsbase", GUEST("rdfsbase rax"), ExitKind::interpret, true},
         {"wrgsbase", GUEST("wrgsbase rax"), ExitKind::interpret, true},
         {"mov fs", GUEST("mov fs,eax"), ExitKind::interpret, true},
@@ -359,7 +393,6 @@ TEST(TranslationGolden, WhatIsNotTranslatedLeavesTheBlock)
         {"supervisor addps", GUEST("addps xmm0,xmm1"), ExitKind::interpret, false},
         {"supervisor fld", GUEST("fld1"), ExitKind::interpret, false},
         {"sti at the end", GUEST("sti"), ExitKind::interpret, false},
-        {"sti ret", GUEST("sti; ret"), ExitKind::interpret, false},
         {"sti hlt", GUEST("sti; hlt"), ExitKind::interpret, false},
     };
     for (const LeftAlone& each : cases) {

@@ -124,4 +124,65 @@ TEST_F(TranslationNative, RandomStraightCode)
     EXPECT_LT(faults, 8000u);
 }
 
+// Through the table, whatever is in GS, to entries of targets all over the address space and to
+// misses at addresses that look alike.
+TEST_F(TranslationNative, IndirectBranches)
+{
+    constexpr std::uint64_t targets[] = {
+        0x401230, 0x80001230, 0xffff1230, 0x555555551230, 0x7ffff7fe1230, 0x7fff80001230, 0x1230,
+        0x5555d5551230, 0x555580000000, 0x80000000, 0x7fffff30, 0x100000000, 0};
+    auto& word = *reinterpret_cast<std::uint64_t*>(stack + page / 2);
+    machine.context().gs_base = user_targets;
+    Mode mode = user_mode;
+    for (const bool free : {true, false}) {
+        mode.gs_free = free;
+        for (const std::uint64_t target : targets) {
+            const std::uint64_t entry = machine.code_at(0x40000);
+            Translation there;
+            const auto size = emit_entry({machine.code_bytes(0x40000), entry, 256}, true, target, 0,
+                                         machine.code_at(0x300));
+            ASSERT_NE(size, 0u);
+            machine.place(GUEST("mov ebp,0x1234"), target, mode, there, 0x40000 + size);
+            for (const bool second : {false, true}) {
+                machine.set_target(target, second ? machine.code_at(0x300) : entry);
+                machine.set_second_target(target, second ? entry + size : 0);
+                const std::uint64_t others[] = {target, target ^ 1ull << 32, target ^ 1ull << 31,
+                                                target + 0x10000, target - (1ull << 32), ~target,
+                                                target ^ 1ull << 63, target << 32 | target >> 32};
+                for (const std::uint64_t to : others) {
+                    const auto check = [&](std::span<const std::uint8_t> guest, std::uint64_t pops) {
+                        const std::uint64_t host = machine.place(guest, program_rip, mode, translation);
+                        registers.flags = 0x202 | ((to >> 3) & 0x8d5);
+                        const Outcome outcome = machine.run(registers, host);
+                        const bool hit = to == target;
+                        EXPECT_EQ(outcome.exit, hit ? first_site : exit_no_target) << std::hex << to;
+                        if (!hit) EXPECT_EQ(outcome.target, to);
+                        for (unsigned i = 0; i < 16; ++i) {
+                            std::uint64_t expected = registers.gpr[i] + (i == 4 ? pops : 0);
+                            if (i == 5 && hit) expected = 0x1234;
+                            EXPECT_EQ(outcome.registers.gpr[i], expected) << i;
+                        }
+                        EXPECT_EQ(outcome.registers.flags & 0x8d5, registers.flags & 0x8d5);
+                    };
+                    word = to;
+                    check(GUEST("ret"), 8);
+                    check(GUEST("ret 0x20"), 0x28);
+                    check(GUEST("jmp [rsp]"), 0);
+                    for (const unsigned reg : {0u, 1u, 14u}) {
+                        const Registers saved = registers;
+                        registers.gpr[reg] = to;
+                        if (reg == 0) check(GUEST("jmp rax"), 0);
+                        if (reg == 1) check(GUEST("call rcx"), 0 - 8ull);
+                        if (reg == 14) check(GUEST("call r14"), 0 - 8ull);
+                        registers = saved;
+                    }
+                    ASSERT_FALSE(HasFailure());
+                }
+            }
+            machine.set_target(target, machine.code_at(0x300));
+            machine.set_second_target(target, 0);
+        }
+    }
+}
+
 }  // namespace doppel::engine::translate::test

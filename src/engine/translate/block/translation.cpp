@@ -20,7 +20,7 @@ struct Decoded {
     std::array<std::uint8_t, most_instructions * longest> bytes;
     std::array<Instruction, most_instructions> instructions;
     std::size_t count = 0;
-    bool undecodable_follows = false;
+    Follows follows = Follows::nothing;
 };
 
 void decode_block(const Source& source, const x86::CpuidPolicy& cpuid, Decoded& block)
@@ -28,11 +28,16 @@ void decode_block(const Source& source, const x86::CpuidPolicy& cpuid, Decoded& 
     const std::size_t size = std::min(source.bytes.size(), block.bytes.size());
     std::memcpy(block.bytes.data(), source.bytes.data(), size);
     std::size_t at = 0;
-    while (block.count < most_instructions && at < size) {
+    const std::size_t own = std::min(size, source.own_bytes);
+    while (block.count < most_instructions && at < own) {
         Instruction& instruction = block.instructions[block.count] = Instruction{};
         const auto rest = std::span<const std::uint8_t>{block.bytes}.subspan(at, size - at);
         if (decode(rest, source.rip + at, source.mode, cpuid, instruction) != Decoding::decoded) {
-            block.undecodable_follows = true;
+            block.follows = Follows::undecodable;
+            return;
+        }
+        if (source.mode.user && block.count != 0 && at + instruction.length > own) {
+            block.follows = Follows::crossing;
             return;
         }
         instruction.offset = static_cast<std::uint16_t>(at);
@@ -40,7 +45,7 @@ void decode_block(const Source& source, const x86::CpuidPolicy& cpuid, Decoded& 
         ++block.count;
         if (ends_block(instruction.kind)) return;
     }
-    block.undecodable_follows = size == 0;
+    if (own == 0) block.follows = Follows::undecodable;
 }
 
 }  // namespace
@@ -57,7 +62,7 @@ bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSp
     decode_block(source, cpuid, block);
     Code code{space, source.mode.user};
     Lowering lowering{source, code, first_site, common_exit, result};
-    return lowering.run(std::span{block.instructions}.first(block.count), block.undecodable_follows);
+    return lowering.run(std::span{block.instructions}.first(block.count), block.follows);
 }
 
 }  // namespace doppel::engine::translate

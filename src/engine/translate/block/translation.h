@@ -20,20 +20,27 @@ struct Mode {
     bool access = false;     // supervisor code with EFLAGS.AC set (between STAC and CLAC)
     bool vector = false;     // x87, SSE and AVX instructions may run (CR0.EM, CR0.TS, CR4.OSFXSR,
                              // CR4.OSXSAVE, XCR0 allow all that CPUID shows)
+    // user: the guest's GS.base is 0. The host's then holds the address of the table of
+    // targets, and an instruction with a GS prefix is the interpreter's.
+    bool gs_free = false;
     bool operator==(const Mode&) const = default;
     [[nodiscard]] unsigned key() const
     {
         return (user ? 1u : 0u) | (access ? 2u : 0u) | (vector ? 4u : 0u) | (privileged ? 8u : 0u) |
-               (masked ? 16u : 0u);
+               (masked ? 16u : 0u) | (gs_free ? 32u : 0u);
     }
 };
 
 struct Source {
     std::uint64_t rip = 0;                  // guest-linear address of bytes[0]
-    std::span<const std::uint8_t> bytes;    // to the end of its page at most
+    std::span<const std::uint8_t> bytes;
+    // So many of them belong to the page of `rip`: instructions begin only there. The rest, if
+    // any, is of the next page: an instruction may go on there, in supervisor code the last of
+    // any block, in user code the only one of a block of its own (whose page is not the only
+    // one that its address space has to show, so that nobody links to it). The translation's
+    // guest_bytes tell.
+    std::size_t own_bytes = 0;
     Mode mode;
-    // An instruction that begins here may go on in the next page: when the block's first
-    // instruction needs more bytes than `bytes` has, the translator gives up (see Block::count).
 };
 
 // Where the code goes: `write` is the writable alias of host address `address`.
@@ -50,7 +57,6 @@ enum class ExitKind : std::uint8_t {
     sysret,
     iret,
     swapgs,
-    interrupt,  // ctx.pending was set where interrupts are enabled: state is exact at `target`
 };
 
 // One way out of a block. Jumps of user code to other pages are none: they go through the
@@ -113,16 +119,17 @@ struct Translation {
 bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSpace& space,
                std::uint32_t first_site, std::uint64_t common_exit, Translation& result);
 
-// Code that an indirect branch's target entry leads to: compares the guest RIP in RCX with
-// `rip`, restores RAX and RCX from slot[0] and slot[1] and jumps to `body` (the block's first
-// byte), else to `miss`. Returns the size, or 0 when it does not fit.
+// Code that an indirect branch's target entry leads to: compares the guest RIP in
+// ExecContext::target with `rip`, restores RCX from slot[1] and jumps to `body` (the block's first
+// byte), else to `miss`. With `body` 0 the block follows directly. Returns the size, or 0 when it
+// does not fit.
 //
-//   indirect branch:  slot[0] = rax; slot[1] = rcx; rcx = guest target;
-//                     eax = rcx & 0xffff; jmp [targets + rax * 8]
+//   indirect branch:  slot[1] = rcx; ctx.target = guest target;
+//                     ecx = target & 0xffff; jmp [targets + rcx * 8]
 std::uint32_t emit_entry(const CodeSpace& space, bool user, std::uint64_t rip, std::uint64_t body,
                          std::uint64_t miss);
-// The `miss` of the above, and what empty table entries lead to: stores RCX to
-// ExecContext::target, restores RAX and RCX, exits with exit_no_target.
+// The `miss` of the above, and what empty table entries lead to: goes where the second table
+// says, or exits with exit_no_target. Registers and flags are the guest's either way.
 std::uint32_t emit_miss(const CodeSpace& space, bool user, std::uint64_t common_exit);
 
 }  // namespace doppel::engine::translate

@@ -14,10 +14,19 @@ namespace {
 
 // What a block may need at most: 64 instructions, each with its exit.
 constexpr std::uint64_t block_max = 32 * 1024;
-constexpr std::uint64_t entry_max = 64;
+constexpr std::uint64_t entry_max = 96;
 constexpr std::uint64_t code_align = 16;
 
 std::uint64_t page_of(std::uint64_t address) { return address & ~base::page_mask; }
+
+std::uint64_t& second_key(std::uint64_t* table, unsigned index)
+{
+    return table[second_keys / sizeof *table + index];
+}
+std::uint64_t& second_host(std::uint64_t* table, unsigned index)
+{
+    return table[second_hosts / sizeof *table + index];
+}
 
 }  // namespace
 
@@ -44,19 +53,37 @@ void CodeCache::write_head()
 
 void CodeCache::add_targets(std::uint64_t* table)
 {
-    tables_.push_back(table);
+    tables_.push_back({table, {}});
+    for (unsigned i = 0; i < target_count; ++i) second_key(table, i) = second_unused(i);
     clear_targets(table);
 }
 
-void CodeCache::clear_targets(std::uint64_t* table) const
+CodeCache::Targets& CodeCache::targets(std::uint64_t* table)
+{
+    const auto found = std::find_if(tables_.begin(), tables_.end(),
+                                    [table](const Targets& each) { return each.table == table; });
+    ASSERT(found != tables_.end());
+    return *found;
+}
+
+void CodeCache::clear_targets(std::uint64_t* table)
 {
     std::fill_n(table, target_count, miss());
+    auto& used = targets(table).second;
+    for (const std::uint32_t index : used) second_key(table, index) = second_unused(index);
+    used.clear();
 }
 
 void CodeCache::clear_targets(std::uint64_t* table, std::uint64_t linear_page)
 {
     // A table index is the low 16 bits of RIP: those of one page are neighbours.
     std::fill_n(table + (linear_page & 0xf000), base::page_size, miss());
+    std::erase_if(targets(table).second, [&](std::uint32_t index) {
+        std::uint64_t& key = second_key(table, index);
+        if (page_of(0 - key) != linear_page) return false;
+        key = second_unused(index);
+        return true;
+    });
 }
 
 // ---- lookup ------------------------------------------------------------------------------------
@@ -118,11 +145,18 @@ CodeSpace CodeCache::space(std::uint64_t need)
     return {config_.write + at, config_.address + at, region.size - region.used};
 }
 
-Block& CodeCache::add(const Source& source, std::uint64_t ram_offset)
+Block& CodeCache::add(const Source& source, std::uint64_t ram_offset, std::uint64_t second_page,
+                      bool target)
 {
     if (regions_[current_].sites.size() + 1024 >= (1u << site_region_shift)) next_region();
-    const CodeSpace where = space(block_max);
+    CodeSpace where = space(block_max + entry_max);
     Region& region = regions_[current_];
+    std::uint32_t entry_size = 0;
+    if (target) {
+        entry_size = emit_entry(where, config_.user, source.rip, 0, miss());
+        ASSERT(entry_size != 0);
+        where = {where.write + entry_size, where.address + entry_size, where.capacity - entry_size};
+    }
     const auto first_site = static_cast<std::uint32_t>((current_ << site_region_shift) +
                                                        region.sites.size() + first_exit_site);
     const bool fits = translate(source, cpuid_, where, first_site, config_.common_exit, scratch_);
@@ -142,10 +176,19 @@ Block& CodeCache::add(const Source& source, std::uint64_t ram_offset)
     block.displaced = scratch_.displaced;
     block.exits = scratch_.exits;
     region.sites.insert(region.sites.end(), block.exits.size(), &block);
-    region.used += (scratch_.size + code_align - 1) & ~(code_align - 1);
+    if (target) {
+        block.entry = where.address - entry_size;
+        region.entries.emplace(block.entry, &block);
+        ++counters_.entries;
+    }
+    region.used += (entry_size + scratch_.size + code_align - 1) & ~(code_align - 1);
     region.blocks.push_back(std::move(owned));
     index_.emplace(key(ram_offset, source.rip, source.mode), &block);
     pages_[page_of(ram_offset)].push_back(&block);
+    if (block.guest_bytes > source.own_bytes) {
+        block.second_page = second_page;
+        pages_[second_page].push_back(&block);
+    }
     ++counters_.blocks;
     counters_.guest_instructions += scratch_.count;
     counters_.host_bytes += scratch_.size;
@@ -188,6 +231,12 @@ void CodeCache::enter_target(std::uint64_t* table, Block& block)
         ++counters_.entries;
     }
     table[block.rip & (target_count - 1)] = block.entry;
+    // Another block's entry may have lain there, or may come to: the second table has both.
+    const unsigned index = second_index(block.rip);
+    std::uint64_t& key = second_key(table, index);
+    if (key == second_unused(index)) targets(table).second.push_back(index);
+    key = 0 - block.rip;
+    second_host(table, index) = block.host;
 }
 
 // ---- dropping ----------------------------------------------------------------------------------------
@@ -207,17 +256,29 @@ void CodeCache::drop(Block& block)
     for (const Exit& exit : block.exits) {
         if (exit.patch != 0) patch(block, exit, block.host + exit.stub);
     }
-    if (block.entry != 0) {
-        for (std::uint64_t* table : tables_) {
-            std::uint64_t& entry = table[block.rip & (target_count - 1)];
-            if (entry == block.entry) entry = miss();
+    if (block.entry != 0) forget_entry(block.rip, block.entry);
+    for (Targets& each : tables_) {
+        const unsigned index = second_index(block.rip);
+        if (second_key(each.table, index) != 0 - block.rip ||
+            second_host(each.table, index) != block.host) {
+            continue;
         }
+        second_key(each.table, index) = second_unused(index);
+        std::erase(each.second, index);
     }
     const auto [first, last] = index_.equal_range(key(block.ram_offset, block.rip, block.mode));
     for (auto at = first; at != last; ++at) {
         if (at->second != &block) continue;
         index_.erase(at);
         break;
+    }
+}
+
+void CodeCache::forget_entry(std::uint64_t rip, std::uint64_t entry)
+{
+    for (const Targets& each : tables_) {
+        std::uint64_t& found = each.table[rip & (target_count - 1)];
+        if (found == entry) found = miss();
     }
 }
 
@@ -235,10 +296,22 @@ void CodeCache::drop_page_at(std::uint64_t ram_page, std::uint64_t linear_page)
     const auto at = pages_.find(ram_page);
     if (at == pages_.end()) return;
     std::erase_if(at->second, [&](Block* block) {
-        if (page_of(block->rip) != linear_page) return false;
+        const std::uint64_t first = page_of(block->rip);
+        const bool from_first = page_of(block->ram_offset) == ram_page && first == linear_page;
+        const bool from_second =
+            block->second_page == ram_page && first + base::page_size == linear_page;
+        if (!from_first && !from_second) return false;
         drop(*block);
         return true;
     });
+    if (at->second.empty()) pages_.erase(at);
+}
+
+void CodeCache::forget_page(std::uint64_t ram_page, Block& block)
+{
+    const auto at = pages_.find(ram_page);
+    if (at == pages_.end()) return;
+    std::erase(at->second, &block);
     if (at->second.empty()) pages_.erase(at);
 }
 
@@ -248,10 +321,7 @@ void CodeCache::empty(Region& region)
     ++counters_.emptied_regions;
     // Entries of blocks of other regions that were put here.
     for (auto& [address, block] : region.entries) {
-        for (std::uint64_t* table : tables_) {
-            std::uint64_t& entry = table[block->rip & (target_count - 1)];
-            if (entry == address) entry = miss();
-        }
+        forget_entry(block->rip, address);
         block->entry = 0;
     }
     region.entries.clear();
@@ -260,10 +330,8 @@ void CodeCache::empty(Region& region)
         if (block->entry != 0) {
             for (Region& other : regions_) other.entries.erase(block->entry);
         }
-        if (block->dropped) continue;
-        auto& page = pages_[page_of(block->ram_offset)];
-        std::erase(page, block.get());
-        if (page.empty()) pages_.erase(page_of(block->ram_offset));
+        forget_page(page_of(block->ram_offset), *block);
+        if (block->second_page != Block::no_page) forget_page(block->second_page, *block);
         drop(*block);
     }
     region.blocks.clear();

@@ -30,6 +30,9 @@ namespace doppel::engine::translate {
 struct Block {
     std::uint64_t rip = 0;
     std::uint64_t ram_offset = 0;   // of the first guest byte
+    // RAM page of the bytes behind the first page's end; no_page: it has none there.
+    static constexpr std::uint64_t no_page = ~std::uint64_t{0};
+    std::uint64_t second_page = no_page;
     std::uint32_t guest_bytes = 0;
     std::uint16_t guest_count = 0;  // instructions
     Mode mode;
@@ -69,12 +72,16 @@ public:
 
     [[nodiscard]] Block* find(std::uint64_t ram_offset, std::uint64_t rip, Mode mode) const;
     // Translates and takes in. Never nullptr; the block's guest_bytes may be 0 (see translate()).
-    Block& add(const Source& source, std::uint64_t ram_offset);
+    // With `target` indirect branches are expected to lead there: its entry, which enter_target()
+    // will want, lies right before it.
+    // second_page: RAM page of the bytes that are not source.own_bytes, if there are any.
+    Block& add(const Source& source, std::uint64_t ram_offset, std::uint64_t second_page,
+               bool target = false);
     // Makes a direct exit jump to `to` from now on.
     void link(const Site& from, Block& to);
     // Lets indirect branches find the block, through this table.
     void enter_target(std::uint64_t* table, Block& block);
-    void clear_targets(std::uint64_t* table) const;
+    void clear_targets(std::uint64_t* table);
     // Entries whose RIP lies in this page.
     void clear_targets(std::uint64_t* table, std::uint64_t linear_page);
 
@@ -87,7 +94,7 @@ public:
 
     // Drops what was translated from the page. The callback learns of the RIPs of entries.
     void drop_page(std::uint64_t ram_page);
-    // Of those, only blocks whose RIP lies in this linear page.
+    // Of those, only blocks that have their bytes of it from this linear page.
     void drop_page_at(std::uint64_t ram_page, std::uint64_t linear_page);
     [[nodiscard]] bool has_page(std::uint64_t ram_page) const { return pages_.contains(ram_page); }
 
@@ -104,15 +111,22 @@ private:
         std::vector<Block*> sites;                    // by number in the region
         std::unordered_map<std::uint64_t, Block*> entries;  // entry stub's address
     };
+    struct Targets {
+        std::uint64_t* table = nullptr;
+        std::vector<std::uint32_t> second;  // indices used in the second table
+    };
     static constexpr unsigned site_region_shift = 24;
 
     [[nodiscard]] CodeSpace space(std::uint64_t need);
     void next_region();
     void empty(Region& region);
     void drop(Block& block);
+    void forget_page(std::uint64_t ram_page, Block& block);
     void forget_incoming(Block& from);
     void patch(const Block& block, const Exit& exit, std::uint64_t to);
     void write_head();
+    [[nodiscard]] Targets& targets(std::uint64_t* table);
+    void forget_entry(std::uint64_t rip, std::uint64_t entry);
     [[nodiscard]] std::uint64_t miss() const { return config_.address; }
     static std::size_t key(std::uint64_t ram_offset, std::uint64_t rip, Mode mode);
 
@@ -123,7 +137,7 @@ private:
     std::uint64_t head_size_ = 0;
     std::unordered_multimap<std::size_t, Block*> index_;
     std::unordered_map<std::uint64_t, std::vector<Block*>> pages_;
-    std::vector<std::uint64_t*> tables_;
+    std::vector<Targets> tables_;
     Translation scratch_;
     Counters counters_;
 };

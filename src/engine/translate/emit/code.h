@@ -104,6 +104,15 @@ public:
         context_operand(context_offset, 4);
         dword(value);
     }
+    // mov qword [context + offset], imm32, sign-extended
+    void store_qword(int context_offset, std::uint64_t value)
+    {
+        byte(0x48);
+        byte(0xc7);
+        byte(0x05);
+        context_operand(context_offset, 4);
+        dword(static_cast<std::uint32_t>(value));
+    }
     // [rip + ...], the instruction ending `trailing` bytes behind the displacement.
     void rip_operand(std::uint64_t target, unsigned trailing)
     {
@@ -141,6 +150,24 @@ public:
     void load_low(unsigned reg, int offset)
     {
         byte(0x8b);
+        byte(0x05 | (reg << 3));
+        context_operand(offset, 0);
+    }
+
+    // movzx to, from's low 16 bits
+    void low_word(unsigned to, unsigned from)
+    {
+        if ((to | from) >= 8) byte(0x40 | (to >> 3 << 2) | (from >> 3));
+        byte(0x0f);
+        byte(0xb7);
+        byte(0xc0 | ((to & 7) << 3) | (from & 7));
+    }
+
+    // movzx r32, word [context + offset]; reg below 8.
+    void load_word(unsigned reg, int offset)
+    {
+        byte(0x0f);
+        byte(0xb7);
         byte(0x05 | (reg << 3));
         context_operand(offset, 0);
     }

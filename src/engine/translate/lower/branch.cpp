@@ -47,51 +47,52 @@ bool Lowering::loop(const Instruction& instruction)
     return true;
 }
 
-void Lowering::save_for_indirect()
-{
-    code_.save(rax, Code::slot(0));
-    code_.save(rcx, Code::slot(1));
-}
-
-// RCX holds the target since `rcx_from`; RAX and RCX are saved.
+// ExecContext::target is stored, the target's low 16 bits are in RCX, which does not hold the
+// guest's value since `rcx_from` and is saved.
 void Lowering::dispatch(std::uint32_t rcx_from)
 {
-    displaced(rcx_from, rcx, Displaced::Where::slot, 1);
-    code_.byte(0x0f);  // movzx eax, cx
-    code_.byte(0xb7);
-    code_.byte(0xc1);
     if (!user_) {
-        code_.byte(0xff);  // jmp [rax*8 + targets]
+        code_.byte(0xff);  // jmp [rcx*8 + targets]
         code_.byte(0x24);
-        code_.byte(0xc5);
+        code_.byte(0xcd);
         code_.dword(static_cast<std::uint32_t>(supervisor_targets));
-        return;
+    } else if (source_.mode.gs_free) {
+        code_.byte(0x65);  // jmp gs:[rcx*8]
+        code_.byte(0xff);
+        code_.byte(0x24);
+        code_.byte(0xcd);
+        code_.dword(0);
+    } else {
+        code_.save(rax, Code::slot(0));
+        code_.byte(0x48);  // lea rax, [rip + targets]
+        code_.byte(0x8d);
+        code_.byte(0x05);
+        code_.rip_operand(user_targets, 0);
+        const std::uint32_t rax_from = code_.size();
+        code_.byte(0x48);  // mov rcx, [rax + rcx*8]
+        code_.byte(0x8b);
+        code_.byte(0x0c);
+        code_.byte(0xc8);
+        code_.load(rax, Code::slot(0));
+        displaced(rax_from, rax, Displaced::Where::slot, 0);
+        code_.byte(0xff);  // jmp rcx
+        code_.byte(0xe1);
     }
-    code_.save(rdx, Code::slot(2));
-    code_.byte(0x48);  // lea rdx, [rip + targets]
-    code_.byte(0x8d);
-    code_.byte(0x15);
-    code_.rip_operand(user_targets, 0);
-    code_.byte(0x48);  // mov rax, [rdx + rax*8]
-    code_.byte(0x8b);
-    code_.byte(0x04);
-    code_.byte(0xc2);
-    code_.load(rdx, Code::slot(2));
-    code_.byte(0xff);  // jmp rax
-    code_.byte(0xe0);
+    displaced(rcx_from, rcx, Displaced::Where::slot, 1);
 }
 static_assert(supervisor_targets + target_table_size < 0x80000000);
 
 bool Lowering::indirect(const Instruction& instruction)
 {
+    if (!instruction.memory && !instruction.rsp_operand) return indirect_by_register(instruction);
     Rewrite rewrite;
     rewrite.load_into = rcx;
     if (instruction.memory) {
         if (!place_operand(instruction, rewrite)) return false;
-    } else if (!user_ && instruction.rsp_operand) {
+    } else if (!user_) {
         return false;
     }
-    save_for_indirect();
+    code_.save(rcx, Code::slot(1));
     std::uint32_t rcx_from = code_.size();
     if (instruction.base == rip_register && rewrite.address == Rewrite::Address::same) {
         code_.load_immediate(rcx, instruction.address);
@@ -104,17 +105,32 @@ bool Lowering::indirect(const Instruction& instruction)
         rcx_from = code_.size();
     }
     if (instruction.kind == Kind::call_indirect && !push_return(instruction)) return false;
+    code_.save(rcx, context_offset::target);
+    code_.low_word(rcx, rcx);
     dispatch(rcx_from);
+    return true;
+}
+
+bool Lowering::indirect_by_register(const Instruction& instruction)
+{
+    const unsigned from = instruction.modrm_rm();
+    code_.save(rcx, Code::slot(1));
+    code_.save(from, context_offset::target);
+    if (instruction.kind == Kind::call_indirect && !push_return(instruction)) return false;
+    code_.low_word(rcx, from);
+    dispatch(code_.size());
     return true;
 }
 
 bool Lowering::ret(const Instruction& instruction)
 {
-    save_for_indirect();
+    code_.save(rcx, Code::slot(1));
     code_.byte(0x59);  // pop rcx
     const std::uint32_t rcx_from = code_.size();
+    code_.save(rcx, context_offset::target);
     const auto released = static_cast<std::int32_t>(instruction.immediate & 0xffff);
     if (instruction.opcode == 0xc2 && released != 0) code_.add_constant(rsp, rsp, released);
+    code_.low_word(rcx, rcx);
     dispatch(rcx_from);
     return true;
 }

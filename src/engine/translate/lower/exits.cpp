@@ -49,9 +49,13 @@ void Lowering::go_to(std::uint64_t target, const Mode& mode)
 // As an indirect branch; its table entry is known.
 void Lowering::far_jump(std::uint64_t target)
 {
-    code_.save(rax, Code::slot(0));
     code_.save(rcx, Code::slot(1));
-    code_.load_immediate(rcx, target);
+    if (fits_signed_32(target)) {
+        code_.store_qword(context_offset::target, target);
+    } else {
+        code_.load_immediate(rcx, target);  // nothing behind it faults
+        code_.save(rcx, context_offset::target);
+    }
     code_.byte(0xff);
     code_.byte(0x25);
     code_.rip_operand(user_targets + (target & (target_count - 1)) * 8, 0);

@@ -15,13 +15,20 @@
 
 namespace doppel::engine::translate {
 
+// What comes behind the last instruction of a block that does not transfer control.
+enum class Follows : std::uint8_t {
+    nothing,      // the block may go on there
+    undecodable,  // the interpreter's
+    crossing,     // an instruction of user code that goes on in the next page
+};
+
 class Lowering {
 public:
     Lowering(const Source& source, Code& code, std::uint32_t first_site, std::uint64_t common_exit,
              Translation& result);
 
     // Everything: hot part, then cold part. False: out of room.
-    bool run(std::span<const Instruction> instructions, bool undecodable_follows);
+    bool run(std::span<const Instruction> instructions, Follows follows);
 
 private:
     // Something behind the hot part that a jump leads to.
@@ -88,7 +95,7 @@ private:
     bool loop(const Instruction& instruction);
     bool indirect(const Instruction& instruction);
     bool ret(const Instruction& instruction);
-    void save_for_indirect();
+    bool indirect_by_register(const Instruction& instruction);
     void dispatch(std::uint32_t rcx_from);
 
     // system.cpp

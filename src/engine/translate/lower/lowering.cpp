@@ -27,7 +27,7 @@ Lowering::Lowering(const Source& source, Code& code, std::uint32_t first_site,
 {
 }
 
-bool Lowering::run(std::span<const Instruction> instructions, bool undecodable_follows)
+bool Lowering::run(std::span<const Instruction> instructions, Follows follows)
 {
     std::uint32_t done = 0;       // bytes
     Mark shadow_mark{};           // before the STI whose shadow the next instruction is in
@@ -75,8 +75,10 @@ bool Lowering::run(std::span<const Instruction> instructions, bool undecodable_f
     if (!ended) {
         if (!code_.room(room_for_one)) return false;
         point(done);
-        if (undecodable_follows) {
+        if (follows == Follows::undecodable) {
             leave(ExitKind::interpret, source_.rip + done);
+        } else if (follows == Follows::crossing) {
+            far_jump(source_.rip + done);
         } else {
             go_to(source_.rip + done, source_.mode);
         }
@@ -93,6 +95,7 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
     const Instruction& instruction = rest.front();
     const auto lowered = [](bool done) { return done ? Outcome::lowered : Outcome::failed; };
     const auto ended = [](bool done) { return done ? Outcome::ended : Outcome::failed; };
+    if (source_.mode.gs_free && instruction.segment == Segment::gs) return Outcome::failed;
     switch (instruction.kind) {
     case Kind::plain: return lowered(plain(rest));
     case Kind::nothing: return Outcome::lowered;

@@ -155,12 +155,14 @@ Executor::Stop Executor::interpret_many(std::uint64_t budget)
     return interpreter_.execute(budget);
 }
 
-Executor::Next Executor::interpret_one()
+Executor::Next Executor::interpret_one(ExitKind kind)
 {
     ASSERT(home_ == Home::interpreter);
-    const Peek next = peek(*registers_.rip);
-    if (next.vectors) take_fpu();
-    ++opcode_counts_[next.opcode];
+    if (kind == ExitKind::interpret) {
+        const Peek next = peek(*registers_.rip);
+        if (next.vectors) take_fpu();
+        ++opcode_counts_[next.opcode];
+    }
     ++counts_.interpreted;
     stop_ = interpreter_.step();
     return stop_ == Stop::budget ? Next::dispatch : Next::stop;
@@ -195,15 +197,27 @@ Executor::Next Executor::dispatch()
         }
     }
     Block* block = block_for(*registers_.rip, mode, false);
-    if (block == nullptr || block->guest_count == 0) return interpret_one();
+    if (block == nullptr) return interpret_one();
+    if (block->guest_count == 0) return interpret_one(block->exits.empty() ? ExitKind::interpret : block->exits.front().kind);
     load_context(mode);
     host_rip_ = block->host;
     return Next::resume;
 }
 
+// The guest handled a page fault and goes back to the instruction: its next access would fault
+// once more, for us.
+void Executor::fill_after_fault()
+{
+    user_fault_.pending = false;
+    if (user_fault_.rip != *registers_.rip || user_fault_.space != space_) return;
+    static_cast<void>(space_->window().fill(user_fault_.address, user_fault_.write));
+}
+
 bool Executor::eligible(Mode& mode)
 {
-    const x86::CpuState& state = *registers_.state;
+    x86::CpuState& state = *registers_.state;
+    // RF is for instruction breakpoints, and lasts for one instruction.
+    if ((state.dr7 & x86::dr7::ENABLE_MASK) == 0) state.rflags &= ~RF;
     if (!state.code64() || state.events.interrupt_shadow ||
         state.events.activity != x86::Activity::running ||
         (state.rflags & (TF | RF | VM | NT | IOPL)) != 0 ||
@@ -213,6 +227,7 @@ bool Executor::eligible(Mode& mode)
     const unsigned cpl = state.cpl();
     note_vector_state();
     mode.vector = vector_ok_;
+    mode.gs_free = state.segments[x86::GS].base == 0;  // of user code, see below
     if (cpl == 3) {
         mode.user = true;
         mode.masked = (state.rflags & IF) == 0;
@@ -225,9 +240,9 @@ bool Executor::eligible(Mode& mode)
         return (state.rflags & AC) == 0;
     }
     mode.vector = false;
+    mode.gs_free = false;
     mode.access = (state.rflags & AC) != 0 && (state.cr4 & x86::cr4::SMAP) != 0;
-    // FS.base takes it, folded: see load_context().
-    return state.segments[x86::GS].base + fold < user_window_end;
+    return gs_fits();
 }
 
 void Executor::note_vector_state()
@@ -344,11 +359,14 @@ Executor::Next Executor::after_site(const Site& site)
             return Next::resume;
         }
     }
+    if (exit.kind == ExitKind::swapgs && !must_leave()) return swap_gs(exit.target);
     if (exit.kind != ExitKind::direct) {
         unload_context(exit.target);
-        if (exit.kind != ExitKind::interrupt && !must_leave()) return interpret_one();
-        stop_ = Stop::attention;
-        return Next::stop;
+        if (must_leave()) {
+            stop_ = Stop::attention;
+            return Next::stop;
+        }
+        return interpret_one(exit.kind);
     }
     ++counts_.direct;
     const std::uint32_t number = site.block->first_site +
@@ -360,13 +378,38 @@ Executor::Next Executor::after_site(const Site& site)
     }
     // Translating may have made room by dropping the block that was left.
     const Site again = cache().site(number);
-    if (again.block == site.block && again.block != nullptr && !again.block->dropped && exit.patch != 0) {
+    const bool linkable = exit.patch != 0 && (!mode_.user || next->second_page == Block::no_page);
+    if (linkable && again.block == site.block && again.block != nullptr && !again.block->dropped) {
         cache().link(again, *next);
         ++code_version_;
     }
     mode_ = exit.mode;
     host_rip_ = next->host;
     return Next::resume;
+}
+
+// With the registers where they are: on every way into a Linux kernel and out of it.
+Executor::Next Executor::swap_gs(std::uint64_t rip)
+{
+    constexpr std::uint64_t length = 3;
+    ++counts_.interpreted;
+    x86::CpuState& state = *registers_.state;
+    std::swap(state.segments[x86::GS].base, state.kernel_gs_base);
+    interpreter_.mode_changed();
+    Block* next = gs_fits() ? block_for(rip + length, mode_, false) : nullptr;
+    if (next == nullptr || next->guest_count == 0) {
+        unload_context(rip + length);
+        return Next::dispatch;
+    }
+    context().fs_base = state.segments[x86::GS].base + fold;
+    host_rip_ = next->host;
+    return Next::resume;
+}
+
+// FS.base of the host takes the guest's GS.base, folded.
+bool Executor::gs_fits() const
+{
+    return registers_.state->segments[x86::GS].base + fold < user_window_end;
 }
 
 Executor::Next Executor::after_missing_target(std::uint64_t rip)
@@ -380,7 +423,7 @@ Executor::Next Executor::after_missing_target(std::uint64_t rip)
         mode_.vector = false;
     }
     // Code changes privilege only by other ways; supervisor code may still leave for the low half.
-    if (mode_.user ? !upper_half(rip) : upper_half(rip)) next = block_for(rip, mode_, true);
+    if (mode_.user ? !upper_half(rip) : upper_half(rip)) next = block_for(rip, mode_, true, true);
     if (next == nullptr || next->guest_count == 0) {
         unload_context(rip);
         return Next::dispatch;
@@ -421,6 +464,16 @@ Executor::Next Executor::after_fault()
 Executor::Next Executor::after_page_fault(std::uint64_t address, bool write)
 {
     record(0x12, address);
+    if (!mode_.user && (registers_.state->cr4 & x86::cr4::SMAP) != 0) {
+        // Between STAC and CLAC only the stack is translated code's own: what it may touch then
+        // must not stay mapped.
+        if ((context().system_flags & AC) != 0) {
+            if (!unload_precisely()) return fail("a page fault in code that nobody knows");
+            return interpret_one();
+        }
+        // The interpreter's copy is older than a CLAC.
+        interpreter_.set_rflags(interpreter_.rflags() & ~AC);
+    }
     switch (window().fill(address, write)) {
     case Window::Fill::mapped:
         return Next::resume;
@@ -428,6 +481,7 @@ Executor::Next Executor::after_page_fault(std::uint64_t address, bool write)
         ++counts_.page_faults_guest;
         const x86::Fault fault = window().fault();
         if (!unload_precisely()) return fail("a page fault in code that nobody knows");
+        if (mode_.user) user_fault_ = {true, write, *registers_.rip, address, space_};
         return deliver(fault);
     }
     case Window::Fill::code:
@@ -460,7 +514,8 @@ Executor::Next Executor::after_code_write(std::uint64_t linear)
     const auto piece = translation == nullptr ? std::nullopt : ram(translation->gpa);
     if (running != nullptr && piece) {
         const std::uint64_t page = piece->offset & ~base::page_mask;
-        const bool own = (running->ram_offset & ~base::page_mask) == page;
+        const bool own = (running->ram_offset & ~base::page_mask) == page ||
+                         running->second_page == page;
         if (!own) {
             interpreter_.code_changed(page, base::page_size);
             drop_code(page);
@@ -483,32 +538,96 @@ Executor::Next Executor::after_kick()
 
 // ---- blocks ------------------------------------------------------------------------------------------
 
-Block* Executor::block_for(std::uint64_t rip, Mode mode, bool note)
+Block* Executor::block_for(std::uint64_t rip, Mode mode, bool note, bool target)
 {
+    Lookup& cached = lookups_[(rip ^ (rip >> lookup_bits) ^ mode.key()) % lookups_.size()];
+    AddressSpace* const space = mode.user ? space_ : nullptr;
+    if (!note && !target && cached.rip == rip && cached.version == code_version_ + flushes_ &&
+        cached.mode == mode && cached.space == space) {
+        return cached.block;
+    }
     std::uint64_t ram_offset = 0;
     if (interpreter_.fetch(rip, ram_offset) || ram_offset == interpret::Interpreter::no_memory) {
         return nullptr;
     }
     CodeCache& code = mode.user ? user_cache_ : supervisor_cache_;
     Block* block = code.find(ram_offset, rip, mode);
-    if (block == nullptr) {
-        const std::uint64_t page = ram_offset & ~base::page_mask;
-        if (rewritten_often(page)) return nullptr;
-        if (!code.has_page(page)) {
-            interpreter_.watch_code(ram_offset);
-            protect(page);
-        }
-        Source source;
-        source.rip = rip;
-        // SAFETY: the interpreter found the page in RAM.
-        source.bytes = {reinterpret_cast<const std::uint8_t*>(memory_.ram() + ram_offset),
-                        base::page_size - (ram_offset & base::page_mask)};
-        source.mode = mode;
-        block = &code.add(source, ram_offset);
-        ++code_version_;
+    if (block != nullptr && block->second_page != Block::no_page &&
+        second_page_of(rip) != block->second_page) {
+        return nullptr;
     }
-    if (note) note_code(rip, ram_offset);
+    if (block == nullptr) {
+        if (rewritten_often(ram_offset & ~base::page_mask)) return nullptr;
+        block = translate_block(code, rip, ram_offset, mode, target);
+        if (block == nullptr) return nullptr;
+        link_within_page(code, *block);
+    }
+    if (note) {
+        note_code(rip, ram_offset);
+        if (block->second_page != Block::no_page) {
+            note_code((rip | base::page_mask) + 1, block->second_page);
+        }
+    }
+    cached = {rip, code_version_ + flushes_, space, block, mode};
     return block;
+}
+
+// RAM page behind the page of `rip`; Block::no_page: no code can be fetched there.
+std::uint64_t Executor::second_page_of(std::uint64_t rip)
+{
+    std::uint64_t ram_offset = 0;
+    const std::uint64_t linear = (rip | base::page_mask) + 1;
+    if (interpreter_.fetch(linear, ram_offset)) return Block::no_page;
+    return ram_offset == interpret::Interpreter::no_memory ? Block::no_page : ram_offset;
+}
+
+Block* Executor::translate_block(CodeCache& code, std::uint64_t rip, std::uint64_t ram_offset,
+                                 Mode mode, bool target)
+{
+    constexpr std::size_t tail = 14;  // of an instruction that begins in the page's last byte
+    watch(ram_offset & ~base::page_mask);
+    Source source;
+    source.rip = rip;
+    source.mode = mode;
+    source.own_bytes = base::page_size - (ram_offset & base::page_mask);
+    // SAFETY: the interpreter found both pages in RAM.
+    const auto* own = reinterpret_cast<const std::uint8_t*>(memory_.ram() + ram_offset);
+    source.bytes = {own, source.own_bytes};
+    const std::uint64_t second = second_page_of(rip);
+    std::array<std::uint8_t, base::page_size + tail> joined;
+    if (second != Block::no_page) {
+        std::memcpy(joined.data(), own, source.own_bytes);
+        std::memcpy(joined.data() + source.own_bytes, memory_.ram() + second, tail);
+        source.bytes = {joined.data(), source.own_bytes + tail};
+    }
+    Block& block = code.add(source, ram_offset, second, target);
+    ++code_version_;
+    if (block.second_page == Block::no_page) return &block;
+    watch(second);
+    if (std::memcmp(joined.data() + source.own_bytes, memory_.ram() + second, tail) == 0) return &block;
+    code.drop_page(second);  // written before anybody watched it
+    return nullptr;
+}
+
+// Writes to the page are reported from now on, and no window shows it writable.
+void Executor::watch(std::uint64_t ram_page)
+{
+    if (supervisor_cache_.has_page(ram_page) || user_cache_.has_page(ram_page)) return;
+    interpreter_.watch_code(ram_page);
+    protect(ram_page);
+}
+
+// To what is there already: each such jump would leave once.
+void Executor::link_within_page(CodeCache& code, Block& block)
+{
+    for (const Exit& exit : block.exits) {
+        if (exit.kind != ExitKind::direct || exit.patch == 0) continue;
+        if (((exit.target ^ block.rip) & ~base::page_mask) != 0) continue;
+        const std::uint64_t ram_offset =
+            (block.ram_offset & ~base::page_mask) | (exit.target & base::page_mask);
+        Block* to = code.find(ram_offset, exit.target, exit.mode);
+        if (to != nullptr && to->guest_count != 0 && to->second_page == Block::no_page) code.link({&block, &exit}, *to);
+    }
 }
 
 void Executor::note_code(std::uint64_t rip, std::uint64_t ram_offset)
@@ -580,7 +699,7 @@ void Executor::load_context(Mode mode)
     if (mode.user) {
         to.flags = (flags & own_flags) | host_flags;
         to.fs_base = state.segments[x86::FS].base;
-        to.gs_base = state.segments[x86::GS].base;
+        to.gs_base = mode.gs_free ? user_targets : state.segments[x86::GS].base;
         home_ = Home::user;
     } else {
         to.gpr[x86::RSP] += fold;
@@ -662,12 +781,10 @@ bool Executor::wants_vectors(std::uint64_t rip)
 
 Executor::Peek Executor::peek(std::uint64_t rip)
 {
-    std::uint64_t at = 0;
-    if (interpreter_.fetch(rip, at) || at == interpret::Interpreter::no_memory) return {};
-    const std::uint64_t left = base::page_size - (at & base::page_mask);
-    // SAFETY: the interpreter found the page in RAM.
-    const auto* bytes = reinterpret_cast<const std::uint8_t*>(memory_.ram() + at);
-    for (std::uint64_t i = 0; i + 3 < left && i < 15; ++i) {
+    constexpr std::size_t longest = 15;
+    std::array<std::uint8_t, longest + 1> bytes;
+    const std::size_t size = copy_code(rip, std::span{bytes}.first(longest));
+    for (std::size_t i = 0; i + 1 < size; ++i) {
         const std::uint8_t byte = bytes[i];
         const bool prefix = byte == 0x66 || byte == 0xf2 || byte == 0xf3 || byte == 0xf0 ||
                             (byte & 0xf0) == 0x40 || (byte & 0xe7) == 0x26 || byte == 0x64 ||
@@ -682,6 +799,21 @@ Executor::Peek Executor::peek(std::uint64_t rip)
         return {static_cast<std::uint16_t>(256 + second), escaped_touches_vectors(second)};
     }
     return {};
+}
+
+// As many bytes as can be fetched.
+std::size_t Executor::copy_code(std::uint64_t rip, std::span<std::uint8_t> to)
+{
+    std::size_t done = 0;
+    while (done < to.size()) {
+        std::uint64_t at = 0;
+        if (interpreter_.fetch(rip + done, at) || at == interpret::Interpreter::no_memory) break;
+        const std::size_t part =
+            std::min<std::size_t>(to.size() - done, base::page_size - (at & base::page_mask));
+        std::memcpy(to.data() + done, memory_.ram() + at, part);
+        done += part;
+    }
+    return done;
 }
 
 void Executor::export_state()

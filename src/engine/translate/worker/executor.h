@@ -96,12 +96,15 @@ private:
     [[nodiscard]] bool eligible(Mode& mode);
     void note_vector_state();
     Stop interpret_many(std::uint64_t budget);
-    Next interpret_one();
+    // One instruction. kind: what is known of it; interpret: nothing.
+    Next interpret_one(ExitKind kind = ExitKind::interpret);
     Next dispatch();
     Next enter();
     Next after_exit(std::uint32_t exit);
     Next mappings_refused();
     Next after_site(const Site& site);
+    Next swap_gs(std::uint64_t rip);
+    [[nodiscard]] bool gs_fits() const;
     Next after_missing_target(std::uint64_t rip);
     Next after_fault();
     Next after_page_fault(std::uint64_t address, bool write);
@@ -110,8 +113,15 @@ private:
     Next fail(std::string text);
     Next deliver(const x86::Fault& fault);
 
+    [[nodiscard]] Block* translate_block(CodeCache& code, std::uint64_t rip,
+                                         std::uint64_t ram_offset, Mode mode, bool target);
+    [[nodiscard]] std::uint64_t second_page_of(std::uint64_t rip);
+    void watch(std::uint64_t ram_page);
+    void fill_after_fault();
+    static void link_within_page(CodeCache& code, Block& block);
     // The block at `rip`, translated if need be; nullptr: `fault_` says why, or no memory.
-    Block* block_for(std::uint64_t rip, Mode mode, bool note);
+    // `target`: an indirect branch leads there.
+    Block* block_for(std::uint64_t rip, Mode mode, bool note, bool target = false);
     void load_context(Mode mode);
     // Registers to the interpreter's state; RIP as given.
     void unload_context(std::uint64_t rip);
@@ -143,6 +153,7 @@ private:
         bool vectors = true;
     };
     [[nodiscard]] Peek peek(std::uint64_t rip);
+    std::size_t copy_code(std::uint64_t rip, std::span<std::uint8_t> to);
     [[nodiscard]] bool wants_vectors(std::uint64_t rip);
     void record(std::uint8_t what, std::uint64_t detail);
 
@@ -166,11 +177,27 @@ private:
     std::uint32_t resume_exit_ = 0;   // ExecContext::exit to go on with: see interrupted_exit
     bool stepping_ = false;           // on the way to the next exact point
     Stop stop_ = Stop::attention;
-    x86::Fault fault_;
+    // The last page fault that was delivered from user code.
+    struct {
+        bool pending = false, write = false;
+        std::uint64_t rip = 0, address = 0;
+        AddressSpace* space = nullptr;
+    } user_fault_;
     UserProcess* fpu_owner_ = nullptr;  // nullptr: the interpreter's state holds it
     bool vector_ok_ = false;
     std::uint64_t vector_cr0_ = 0, vector_cr4_ = 0, vector_xcr0_ = 0;
     std::uint64_t code_version_ = 1;
+    std::uint64_t flushes_ = 0;
+
+    // What block_for() found last, while nothing was translated, dropped or flushed.
+    struct Lookup {
+        std::uint64_t rip = 0, version = 0;
+        AddressSpace* space = nullptr;
+        Block* block = nullptr;
+        Mode mode;
+    };
+    static constexpr unsigned lookup_bits = 10;
+    std::array<Lookup, 1u << lookup_bits> lookups_{};
 
     struct {
         bool any = false;

@@ -8,8 +8,7 @@ namespace doppel::engine::translate {
 
 namespace {
 
-constexpr const char* site_names[] = {"direct",  "interpret", "syscall",   "sysret",
-                                      "iret",    "swapgs",    "interrupt", "other"};
+constexpr const char* site_names[] = {"direct", "interpret", "syscall", "sysret", "iret", "swapgs"};
 
 void add_window(base::CounterList& list, const std::string& name, const Window::Counters& counters)
 {
@@ -54,7 +53,7 @@ std::string Executor::flight_recorder() const
         case 0x11: what = "host trap"; break;
         case 0x12: what = "page fault"; break;
         case 0x13: what = "kick"; break;
-        default: what = entry.what < 7 ? site_names[entry.what] : "?"; break;
+        default: what = entry.what < std::size(site_names) ? site_names[entry.what] : "?"; break;
         }
         text += fmt::format("{} {} {:#x}\n", entry.rip != 0 ? "user" : "supervisor", what, entry.detail);
     }
@@ -65,7 +64,7 @@ void Executor::counters(base::CounterList& list) const
 {
     list.add("translate.entries_supervisor", counts_.entries_supervisor);
     list.add("translate.entries_user", counts_.entries_user);
-    for (unsigned kind = 0; kind < 7; ++kind) {
+    for (unsigned kind = 0; kind < std::size(site_names); ++kind) {
         list.add(std::string{"translate.exit_"} + site_names[kind], site_counts_[kind]);
     }
     list.add("translate.exit_no_target", counts_.missing_targets);
