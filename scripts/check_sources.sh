@@ -20,7 +20,8 @@ done < <(printf '%s\0' "${sources[@]}" | xargs -0 wc -l)
 
 while IFS= read -r hit; do
     complain "relative include, start with the layer instead: $hit"
-done < <(grep -rnE '#[[:space:]]*include[[:space:]]*"\.\.?/' src tests --include='*.h' --include='*.cpp')
+done < <(grep -rnE '#[[:space:]]*include[[:space:]]*"\.\.?/' src tests --include='*.h' \
+    --include='*.cpp' --include='*.S')
 
 # The marks are spelled in pieces here, for this file is searched too.
 while IFS= read -r hit; do
@@ -48,9 +49,39 @@ layering bus bus/bus.h memory/guest_memory.h
 layering devices bus/bus.h engine/engine.h
 layering interpret engine/engine.h vm/vm.h
 layering kvm engine/interpret/interpreter.h engine/interpret/core.h
+layering user engine/translate/link/user_link.h base/result.h
+layering user engine/translate/link/exec_context.h engine/translate/worker/executor.h
+layering translator engine/interpret/interpreter.h engine/interpret/core.h
+layering translator engine/translate/block/translation.h vm/vm.h
+layering worker_parts engine/translate/worker/executor.h engine/interpret/core.h
+layering worker_parts engine/interpret/interpreter.h devices/pci/pci_host.h
+layering translate engine/translate/link/mailbox.h engine/translate/worker/executor.h
+layering translate engine/translate/vmm/launch.h engine/translate/space/window.h
+layering translate engine/engine.h engine/interpret/interpreter.h
 layering machine engine/engine.h engine/interpret/interpreter.h
 layering vm machine/layout.h cli/command.h
 layering cli vm/vm.h machine/layout.h
+
+# The order inside the worker, which its views are too coarse for.
+not_from() {
+    local forbidden=$1 folder
+    shift
+    for folder in "$@"; do
+        [ -d "src/engine/translate/$folder" ] || complain "no folder src/engine/translate/$folder"
+        while IFS= read -r hit; do
+            complain "not below this folder: $hit"
+        done < <(grep -rnE "#[[:space:]]*include[[:space:]]*\"engine/translate/($forbidden)/" \
+            "src/engine/translate/$folder")
+    done
+}
+not_from 'worker|dispatch|fault|user|vmm' block lower emit cache space
+not_from 'cache|space' block lower emit
+not_from 'lower|emit|space' cache
+not_from 'block|lower|emit|cache' space
+not_from 'block|lower|emit|cache|space|worker|dispatch|fault|user|vmm' link
+not_from 'user|vmm' worker dispatch fault
+not_from 'vmm|worker|dispatch|fault|block|lower|emit|cache|space' user
+not_from 'user|worker|dispatch|fault|block|lower|emit|cache|space' vmm
 
 [ "$violations" -eq 0 ] || exit 1
 echo "${#sources[@]} files, no violations"
