@@ -1,4 +1,6 @@
 ; Ring 3 code that reaches for the supervisor's pages and for addresses that are none.
+; Cases with page tables of their own are not for software KVM, which runs ring 3 on shadow page
+; tables and does not see that a test has changed the guest's from outside.
 
 ;; defaults
 ;; mode user64
@@ -169,6 +171,7 @@ here: rep movsq
 ;; case user_copies_into_supervisor_page
 ; From a user page into the supervisor's behind it.
 ;; in rsi=0x20000 rdi=high+0x23ff0 rcx=0x20
+;; skip emulated_kvm
 ;; mem 0x4118 = dq 0x23067
 ;; out rsi=0x20010 rdi=high+0x24000 rcx=0x10
 ;; fault PF error=7 cr2=high+0x24000 rip=here
@@ -244,6 +247,7 @@ mov ecx, 1
 
 ;; case user_masked_store_reaches_supervisor_page
 ; The last eight bytes of a user page are stored, what lies behind is masked.
+;; skip emulated_kvm
 ;; mem 0x4118 = dq 0x23067
 ;; expect 0x23ff8 = ff ff ff ff ff ff ff ff
 mov rax, high + 0x23ff8
@@ -253,8 +257,9 @@ psrldq xmm3, 8
 vmaskmovps [rax], xmm3, xmm1
 
 ;; case user_stores_masked_bytes_to_supervisor_page
+; Some processors report the upper half first.
 ;; in rdi=high+0x24000
-;; fault PF error=7 cr2=high+0x24000 rip=here
+;; fault PF error=7 rip=here
 pcmpeqd xmm3, xmm3
 here: maskmovdqu xmm1, xmm3
 
@@ -264,6 +269,7 @@ mov rax, high + 0x24000
 here: vmovups [rax], ymm0
 
 ;; case user_store_across_into_supervisor_page
+;; skip emulated_kvm
 ;; mem 0x4118 = dq 0x23067
 ;; expect 0x23ffc = 00 00 00 00
 ;; fault PF error=7 cr2=high+0x24000 rip=here
@@ -319,6 +325,7 @@ mov eax, 0x20000
 jmp rax
 
 ;; case user_runs_into_no_execute_page
+;; skip emulated_kvm
 ;; mem 0x4088 = dq 0x8000000000011007
 ;; mem 0x10fff = 90
 ;; fault PF error=0x15 cr2=0x11000 rip=0x11000
@@ -327,6 +334,7 @@ jmp rax
 
 ;; case user_instruction_reaches_no_execute_page
 ; Its opcode lies in one page and its immediate in the next.
+;; skip emulated_kvm
 ;; mem 0x4088 = dq 0x8000000000011007
 ;; mem 0x10fff = b8
 ;; fault PF error=0x15 cr2=0x11000 rip=0x10fff
