@@ -13,7 +13,8 @@ struct EngineChoice {
     std::string reason;  // for one line on stderr
 };
 
-// The fastest engine that works; interpret always does.
+// kvm where it has hardware support, else translate where it works, else interpret, which always
+// does.
 EngineChoice choose_engine(const Host& host);
 
 }  // namespace doppel::cli

@@ -8,12 +8,19 @@ namespace doppel::cli {
 
 namespace {
 
+// At most 80 columns: what does not fit goes on in further lines, between words.
 std::string line(std::string_view name, std::string_view value)
 {
-    std::string text = fmt::format("  {:<14}{}", name, value);
-    constexpr std::size_t width = 80;
-    if (text.size() > width) text = text.substr(0, width - 3) + "...";
-    return text + "\n";
+    constexpr std::size_t room = 80 - 16;
+    std::string text;
+    while (value.size() > room) {
+        std::size_t end = value.rfind(' ', room);
+        if (end == std::string_view::npos || end == 0) end = room;
+        text += fmt::format("  {:<14}{}\n", name, value.substr(0, end));
+        value.remove_prefix(value[end] == ' ' ? end + 1 : end);
+        name = "";
+    }
+    return text + fmt::format("  {:<14}{}\n", name, value);
 }
 
 std::string works(const std::string& problem)
@@ -39,7 +46,7 @@ std::string kvm_engine_text(const Host& host)
     using Kind = engine::KvmProbe::Kind;
     switch (host.kvm.kind) {
         case Kind::hardware: return "works";
-        case Kind::emulated: return "works, slowly; the interpreter helps out";
+        case Kind::emulated: return "works, slower than the other engines";
         case Kind::missing: break;
     }
     return "does not work: /dev/kvm: " + host.kvm.problem;

@@ -35,9 +35,9 @@ Usage: doppel run --kernel FILE [OPTIONS]
   --engine ENGINE     What executes the guest's instructions (default: auto)
                         auto       the fastest that works here; says which, why
                         kvm        the Linux kernel's hypervisor, /dev/kvm
+                        translate  the guest's own instructions, rewritten, in
+                                   sandboxed processes; needs no /dev/kvm
                         interpret  works on every host, slowly
-                        translate  the guest's own instructions, in a sandbox: faster
-                                   than interpret, needs no /dev/kvm
   --memory SIZE       Guest memory, with suffix K, M or G (default: 512M)
   --cpus N            Number of processors; 1 is all there is for now
   --console WHERE     The first serial port (default: stdio)
@@ -65,8 +65,8 @@ Examples:
   A Debian kernel with a shell, on the fastest engine:
     doppel run --kernel vmlinuz --initrd initramfs.gz --cmdline console=ttyS0
 
-  The same on any host, 1 GiB, counting what happened:
-    doppel run --engine interpret --memory 1G --stats \
+  The same without /dev/kvm, 1 GiB, counting what happened:
+    doppel run --engine translate --memory 1G --stats \
         --kernel vmlinuz --initrd initramfs.gz --cmdline console=ttyS0
 
   A test kernel that reports through a port, its console kept in a file:
@@ -78,8 +78,9 @@ const std::string_view doctor_help =
 
 Usage: doppel doctor
 
-Changes nothing and needs no privileges. The exit status is 0 when at least one
-engine works.
+Changes nothing and needs no privileges. The last line is what --engine auto
+means on this host: kvm where it has hardware support, else translate where that
+works, else interpret. The exit status is 0 when at least one engine works.
 
 Example:
   doppel doctor

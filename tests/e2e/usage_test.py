@@ -1,9 +1,10 @@
 """Bad input: one line that names the option, the right status, never a crash. Help."""
 import os
+import resource
 import struct
 import subprocess
 
-from harness import DOPPEL, KERNEL, TestCase, bare, main, run
+from harness import DOPPEL, KERNEL, PASSED, TestCase, bare, main, run
 
 
 def elf32_without_note():
@@ -139,8 +140,50 @@ class Help(TestCase):
     def test_doctor(self):
         text = run("doctor", seconds=30).stdout
         for word in ["KVM", "PKU", "FSGSBASE", "userfaultfd", "io_uring", "map count",
-                     "uge pages", "interpret"]:
+                     "uge pages", "kvm", "translate", "interpret"]:
             self.assertIn(word, text)
+        self.assertRegex(text, r"\n  auto +means (kvm|translate|interpret) here\n$")
+
+
+class Auto(TestCase):
+    """What auto means, by the engines' own lines of doctor; run says the same, in one line."""
+
+    def setUp(self):
+        text = run("doctor", seconds=30).stdout.partition("Engines\n")[2]
+        lines = [line for line in text.splitlines() if line[2] != " "]  # without those that go on
+        self.engines = dict(line.split(maxsplit=1) for line in lines)
+
+    def test_is_the_fastest_that_works(self):
+        if self.engines["kvm"] == "works":
+            expected = "kvm"
+        elif self.engines["translate"] == "works":
+            expected = "translate"
+        else:
+            expected = "interpret"
+        self.assertEqual(self.engines["auto"], f"means {expected} here")
+
+    def test_run_says_which_and_why(self):
+        result = run("run", "--kernel", bare("ports"), "--debug-exit", "0xf4")
+        self.assertEqual(result.returncode, PASSED, result.stdout + result.stderr)
+        self.assert_one_line(result.stderr)
+        chosen = self.engines["auto"].split()[1]
+        self.assertTrue(result.stderr.startswith(f"doppel: engine {chosen}: "), result.stderr)
+        if chosen != "kvm":
+            self.assertIn("/dev/kvm", result.stderr)
+        if chosen == "interpret":
+            self.assertIn("translate does not work here", result.stderr)
+
+    def test_without_what_translate_needs(self):
+        def small_stack():
+            resource.setrlimit(resource.RLIMIT_STACK, (8 << 20, 8 << 20))
+        if self.engines["kvm"] == "works":
+            self.skipTest("kvm comes first")
+        result = run("run", "--kernel", bare("ports"), "--debug-exit", "0xf4",
+                     preexec_fn=small_stack)
+        self.assertEqual(result.returncode, PASSED, result.stdout + result.stderr)
+        self.assert_one_line(result.stderr)
+        self.assertTrue(result.stderr.startswith("doppel: engine interpret: "), result.stderr)
+        self.assertIn("translate does not work here", result.stderr)
 
 
 if __name__ == "__main__":
