@@ -86,6 +86,11 @@ protected:
         return stop;
     }
     void state_loaded() override { executor_->forget_all(); }
+    void want_interrupt_window(bool wanted) noexcept override
+    {
+        VirtualCpu::want_interrupt_window(wanted);
+        executor_->want_interrupt_window(wanted);
+    }
     void export_state() override { executor_->export_state(); }
     [[nodiscard]] std::string failure() const override
     {

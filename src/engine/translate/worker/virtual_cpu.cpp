@@ -336,14 +336,14 @@ bool VirtualCpu::apic_write(std::uint32_t reg, std::uint64_t value) noexcept
     arm_timer();
     carry_out(effects);
     // TPR, EOI and self-IPIs may have made something deliverable.
-    interpreter_->request_interrupt_window(something_pending());
+    want_interrupt_window(something_pending());
     return true;
 }
 
 void VirtualCpu::set_cr8(std::uint64_t value) noexcept
 {
     apic_.set_cr8(value);
-    interpreter_->request_interrupt_window(something_pending());
+    want_interrupt_window(something_pending());
 }
 
 void VirtualCpu::set_apic_base(std::uint64_t value) noexcept

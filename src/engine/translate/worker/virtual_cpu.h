@@ -37,6 +37,11 @@ protected:
     virtual Stop advance(std::uint64_t instructions) { return interpreter_->execute(instructions); }
     // set_state() replaced the state.
     virtual void state_loaded() {}
+    // From within advance(): what the guest did to the APIC lets an interrupt in, or no longer.
+    virtual void want_interrupt_window(bool wanted) noexcept
+    {
+        interpreter_->request_interrupt_window(wanted);
+    }
     // The interpreter's state is about to be read: brings it up to date.
     virtual void export_state() {}
     // Why advance() returned Stop::environment, when it was for good.
