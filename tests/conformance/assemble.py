@@ -41,6 +41,33 @@ VECTORS = {"DE": 0, "DB": 1, "NMI": 2, "BP": 3, "OF": 4, "BR": 5, "UD": 6, "NM":
            "TS": 10, "NP": 11, "SS": 12, "GP": 13, "PF": 14, "MF": 16, "AC": 17, "XM": 19}
 
 
+# For cases in 64-bit mode. They change RAX, RCX and RDX.
+MACROS = """
+%macro set_msr 2    ; number, value
+mov ecx, %1
+mov rax, %2
+mov rdx, rax
+shr rdx, 32
+wrmsr
+%endmacro
+%macro apic_on 0    ; in x2APIC mode
+set_msr 0x1b, 0xfee00d00
+set_msr 0x80f, 0x1ff
+%endmacro
+%macro set_gate 3   ; vector, address, rights (0x8e, 0xee)
+mov rax, %2
+mov rdx, high + 0x9000 + 16 * %1
+mov [rdx], ax
+mov dword [rdx + 2], 8
+mov word [rdx + 4], %3 << 8
+shr rax, 16
+mov [rdx + 6], ax
+shr rax, 16
+mov [rdx + 8], rax
+%endmacro
+"""
+
+
 class Case:
     def __init__(self, name, file, line, defaults):
         self.name, self.file, self.line = name, file, line
@@ -109,7 +136,7 @@ def assemble(path, cases):
         pattern = re.compile(r"\b(" + "|".join(labels) + r")\b") if labels else None
         source += [pattern.sub(rf"case_{i}_\1", line) if pattern else line for line in case.code]
         source.append(f"case_{i}_finish:\n")
-    table = f"%define high {HIGH:#x}\nsection .table start=0 align=16\nbits 64\n"
+    table = f"%define high {HIGH:#x}\n{MACROS}section .table start=0 align=16\nbits 64\n"
     for i, case in enumerate(cases):
         rip = next((re.search(r"rip=(\S+)", v) for k, v in case.directives if k == "fault"), None)
         label = "0"

@@ -350,6 +350,7 @@ Outcome run_on_engine(TestEngine& engine, const Case& c, Placement placement)
         start.rip = layout::without_high(start.rip) + layout::high;
         start.gpr[x86::RSP] = layout::without_high(start.gpr[x86::RSP]) + layout::high;
     }
+    engine.reset();
     Outcome outcome = run_from(engine, c, start);
     if (!moved) return outcome;
     for (std::uint64_t& value : outcome.state.gpr) value = layout::without_high(value);

@@ -22,6 +22,8 @@ public:
 
     memory::GuestMemory& memory() { return *memory_; }
     engine::Vcpu& vcpu() { return *vcpu_; }
+    // The local APIC as after power-up.
+    void reset() { engine_->reset(); }
     // By the engine's counters.
     [[nodiscard]] Work work() const;
 

@@ -316,6 +316,7 @@ x86::CpuState random_state(Random& random, Place place)
         }
     }
     if (pick(random, 3) != 0) state.gpr[x86::RCX] = pick(random, 40);
+    if (place == Place::user) state.rflags |= x86::rflags::IF;  // as natively
     state.rflags |= random() & x86::rflags::STATUS;
     if (pick(random, 8) == 0) state.rflags |= x86::rflags::DF;
     auto& area = state.xsave.bytes;

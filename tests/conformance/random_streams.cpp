@@ -11,6 +11,7 @@
 #include <Zydis/Zydis.h>
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
@@ -64,6 +65,36 @@ std::uint64_t instructions_run(const Stream& stream, const Outcome& outcome)
     return count;
 }
 
+template <typename Test>
+bool any_instruction(const Stream& stream, Test&& test)
+{
+    ZydisDecoder decoder;
+    ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    return std::any_of(
+        stream.instructions.begin(), stream.instructions.end(), [&](const Instruction& instruction) {
+            ZydisDecodedInstruction decoded;
+            return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
+                       &decoder, nullptr, instruction.bytes.data(), instruction.bytes.size(), &decoded)) &&
+                   test(decoded);
+        });
+}
+
+bool contains(const Stream& stream, std::initializer_list<ZydisMnemonic> mnemonics)
+{
+    return any_instruction(stream, [&](const ZydisDecodedInstruction& instruction) {
+        return std::find(mnemonics.begin(), mnemonics.end(), instruction.mnemonic) != mnemonics.end();
+    });
+}
+
+bool contains_gather(const Stream& stream)
+{
+    return any_instruction(stream, [](const ZydisDecodedInstruction& instruction) {
+        return instruction.meta.category == ZYDIS_CATEGORY_GATHER ||
+               instruction.meta.category == ZYDIS_CATEGORY_AVX2GATHER ||
+               instruction.meta.category == ZYDIS_CATEGORY_SCATTER;
+    });
+}
+
 class Comparison {
 public:
     // reference says what is right.
@@ -83,7 +114,7 @@ public:
         }
         instructions_ += instructions_run(stream, expected);
         std::string out = compare_fault(expected, actual);
-        if (out.empty()) out = compare_state(expected, actual);
+        if (out.empty()) out = compare_state(stream, expected, actual);
         if (out.empty()) out = compare_memory();
         return out;
     }
@@ -115,12 +146,13 @@ private:
             // The engine's tables lie there as supervisor pages; natively there is nothing.
             if ((*fault)->vector == 14 && (*fault)->cr2 < layout::code) (*fault)->error_code &= ~1u;
             // Linux hides kernel-half addresses of user faults: P is always set there.
-            if ((*fault)->vector == 14 && (*fault)->cr2 >> 47 != 0) (*fault)->error_code &= ~1u;
+            constexpr std::uint64_t end_of_users = 0x7ffffffff000;
+            if ((*fault)->vector == 14 && (*fault)->cr2 >= end_of_users) (*fault)->error_code &= ~1u;
         }
         return text(a) == text(b) ? std::string{} : reference_.name() + " " + text(a) + ", " + tried_.name() + " " + text(b);
     }
 
-    std::string compare_state(const Outcome& expected, const Outcome& actual)
+    std::string compare_state(const Stream& stream, const Outcome& expected, const Outcome& actual)
     {
         constexpr const char* names[] = {"rax", "rcx", "rdx", "rbx", "rsp", "rbp", "rsi", "rdi",
                                          "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
@@ -129,11 +161,19 @@ private:
                 return both(names[i], expected.state.gpr[i], actual.state.gpr[i]);
             }
         }
-        constexpr std::uint64_t compared = x86::rflags::STATUS | x86::rflags::DF;
+        const bool faulted = expected.fault.has_value();
+        std::uint64_t compared = x86::rflags::STATUS | x86::rflags::DF;
+        // Folded supervisor code may leave flags that are overwritten before they are read.
+        if (faulted && stream.place == Place::supervisor_high &&
+            contains(stream, {ZYDIS_MNEMONIC_ADD, ZYDIS_MNEMONIC_SUB, ZYDIS_MNEMONIC_AND})) {
+            compared = x86::rflags::DF;
+        }
         if (((expected.state.rflags ^ actual.state.rflags) & compared) != 0) {
             return both("flags", expected.state.rflags & compared, actual.state.rflags & compared);
         }
-        return compare_extended(expected.state.xsave, actual.state.xsave, expected.fault.has_value());
+        // How far a gather that faults has come is the processor's choice, and not the interpreter's.
+        if (faulted && stream.place != Place::user && contains_gather(stream)) return {};
+        return compare_extended(expected.state.xsave, actual.state.xsave, faulted);
     }
 
     // faulted: an MMX instruction that faults may or may not have emptied the x87 stack.
