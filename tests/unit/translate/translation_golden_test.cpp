@@ -214,6 +214,21 @@ TEST(TranslationGolden, AFreeGsHoldsTheTableOfTargets)
     EXPECT_EQ(body(GUEST("mov rax,fs:[0x28]"), program_rip, mode), "mov rax, fs:[0x28]\n");
 }
 
+TEST(TranslationGolden, ABlockGoesOnBehindBranchesForward)
+{
+    const Translated block{GUEST("jz .+0x20; mov eax,1; jnz .-0x20; mov eax,2"), program_rip + 0x100,
+                           user_mode};
+    EXPECT_EQ(hot(block), "jz 0x70010010016\n"
+                          "mov eax, 0x1\n"
+                          "jnz 0x70010010025\n"
+                          "jmp 0x70010010034\n");
+    EXPECT_EQ(block.translation.count, 3u);
+    ASSERT_EQ(block.translation.exits.size(), 3u);
+    EXPECT_EQ(block.translation.exits[0].target, program_rip + 0x120);
+    ASSERT_EQ(block.translation.points.size(), 4u);
+    EXPECT_EQ(block.translation.points[1].guest, 2u);
+}
+
 TEST(TranslationGolden, UserMemoryIsAsItIs)
 {
     EXPECT_EQ(program(GUEST("mov rax,[rbx]; mov rcx,fs:[0x28]; addps xmm0,[rcx]; rep movsb; pushfq;"

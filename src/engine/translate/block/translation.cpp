@@ -14,6 +14,9 @@ namespace {
 
 constexpr std::size_t most_instructions = 64;
 constexpr std::size_t longest = 15;
+// Conditional branches that a block goes on behind. More of them save jumps and cost the
+// translation of code that is never reached, or twice.
+constexpr unsigned most_branches = 3;
 
 struct Decoded {
     // A copy: guest memory may change between two looks.
@@ -28,6 +31,7 @@ void decode_block(const Source& source, const x86::CpuidPolicy& cpuid, Decoded& 
     const std::size_t size = std::min(source.bytes.size(), block.bytes.size());
     std::memcpy(block.bytes.data(), source.bytes.data(), size);
     std::size_t at = 0;
+    unsigned branches = 0;
     const std::size_t own = std::min(size, source.own_bytes);
     while (block.count < most_instructions && at < own) {
         Instruction& instruction = block.instructions[block.count] = Instruction{};
@@ -43,7 +47,14 @@ void decode_block(const Source& source, const x86::CpuidPolicy& cpuid, Decoded& 
         instruction.offset = static_cast<std::uint16_t>(at);
         at += instruction.length;
         ++block.count;
-        if (ends_block(instruction.kind)) return;
+        // A branch back is a loop's, mostly taken.
+        instruction.goes_on = instruction.kind == Kind::conditional && branches < most_branches &&
+                              instruction.immediate > source.rip + at;
+        if (instruction.goes_on) {
+            ++branches;
+        } else if (ends_block(instruction.kind)) {
+            return;
+        }
     }
     if (own == 0) block.follows = Follows::undecodable;
 }

@@ -29,6 +29,7 @@ bool Lowering::conditional(const Instruction& instruction)
     } else {
         jump_to_cold(Cold::Kind::far_jump, patch, instruction.immediate);
     }
+    if (instruction.goes_on) return true;
     point(instruction.offset + std::uint32_t{instruction.length});
     go_to(rip_behind(instruction), source_.mode);
     return true;

@@ -69,6 +69,7 @@ struct Instruction {
 
     Segment segment = Segment::none;  // override
     bool memory = false;      // an explicit memory operand
+    bool goes_on = false;     // conditional: the block goes on where it is not taken
     bool far_index = false;   // its index is a vector register
     std::uint8_t base = no_register, index = no_register;
     std::uint64_t address = 0;  // base == rip_register

@@ -132,7 +132,10 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
         if (!push_return(instruction)) return Outcome::failed;
         go_to(instruction.immediate, source_.mode);
         return Outcome::ended;
-    case Kind::conditional: return ended(conditional(instruction));
+    case Kind::conditional: {
+        const bool done = conditional(instruction);
+        return instruction.goes_on ? lowered(done) : ended(done);
+    }
     case Kind::loop: return ended(loop(instruction));
     // Entries for indirect branches are for code outside STAC and CLAC.
     case Kind::jump_indirect: case Kind::call_indirect:
