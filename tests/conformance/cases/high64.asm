@@ -111,6 +111,7 @@ here: mov [rax], rbx
 here: mov rbx, [high + 0x22ff8]
 
 ;; case high_write_across_into_hole
+;; skip emulated_kvm
 ;; expect 0x21ffc = 00 00 00 00
 ;; fault PF error=2 cr2=high+0x22000 rip=here
 here: mov [high + 0x21ffc], rbx
@@ -388,6 +389,7 @@ here: mov al, [high + 0x20000]
 here: push rax
 
 ;; case high_smap_between_stac_and_clac
+;; skip emulated_kvm
 ;; in cr4=0x240620 rsp=0xcf00 rdi=0x20010 rcx=2 rsi=high+0x20000
 ;; mem 0x20000 = dq 0x44 0x55
 ;; out rax=0x44 rbx=0x55
@@ -399,6 +401,7 @@ rep movsq
 clac
 
 ;; case high_smap_stack_between_stac_and_clac
+;; skip emulated_kvm
 ;; in cr4=0x240620
 ;; mem 0xa024 = dq 0xd000
 ;; mem 0x90e4 = 01
@@ -410,6 +413,7 @@ clac
 here: push rax
 
 ;; case high_smap_after_stac_elsewhere
+;; skip emulated_kvm
 ;; in cr4=0x240620 rsp=0xcf00
 ;; fault PF error=1 cr2=high+0x20008 rip=here
 mov ecx, 1000
@@ -936,6 +940,7 @@ after: nop
 ; ---- between the rings
 
 ;; case high_system_calls
+;; skip emulated_kvm
 ;; in star=0x33000800000000 fmask=0x200 rsp=high+0x30800
 ;; out r15=1000 cs=0x43 rsp=high+0x30800
 set_msr 0xc0000082, handler
@@ -951,6 +956,7 @@ dec ebx
 jnz user
 
 ;; case high_software_interrupts
+;; skip emulated_kvm
 ;; mem 0xa004 = dq high+0xd000
 ;; out r15=1000 cs=0x43 rsp=0x30800
 set_gate 0x80, handler, 0xee
@@ -970,6 +976,7 @@ dec ebx
 jnz user
 
 ;; case high_vector_state_between_rings
+;; skip emulated_kvm
 ; The user's registers go through system calls that use the same ones.
 ;; in star=0x33000800000000 fmask=0x200
 ;; out xmm1l=500500 xmm5l=1000 rbx=0
@@ -997,6 +1004,7 @@ jnz user
 fistp qword [0x20000]
 
 ;; case high_wide_vectors_between_rings
+;; skip emulated_kvm
 ;; in star=0x33000800000000 fmask=0x200
 ;; expect 0x20000 = dq 500 500 500 500
 set_msr 0xc0000082, handler
@@ -1017,6 +1025,7 @@ jnz next
 vmovdqu [0x20000], ymm15
 
 ;; case high_vector_state_between_address_spaces
+;; skip emulated_kvm
 ; As above; each system call goes to the other page table.
 ;; in star=0x33000800000000 fmask=0x200
 ;; mem 0x26000 = dq 0x2007
@@ -1054,6 +1063,7 @@ jnz user
 fistp qword [0x20000]
 
 ;; case high_vector_unit_taken_away
+;; skip emulated_kvm
 ; CR0.TS is set and cleared between system calls: #NM comes each time it is set.
 ;; in star=0x33000800000000 fmask=0x200
 ;; mem 0xa004 = dq high+0xd000
@@ -1085,6 +1095,7 @@ ret
 finished: nop
 
 ;; case high_user_sees_its_interrupt_flag
+;; skip emulated_kvm
 ; Once with interrupts disabled, once enabled.
 ;; in star=0x33000800000000 fmask=0x200
 ;; out r14=0x202 r15=2
@@ -1126,6 +1137,7 @@ times 0xa0 - ($ - $$) nop
 user: jmp short user
 
 ;; case high_user_code_changes
+;; skip emulated_kvm
 ; The user's page is rewritten between system calls.
 ;; in star=0x33000800000000 fmask=0x200
 ;; mem 0x11000 = b8 00 00 00 00 c3
@@ -1146,6 +1158,7 @@ dec ebx
 jnz next
 
 ;; case high_user_page_taken_away
+;; skip emulated_kvm
 ;; in star=0x33000800000000 fmask=0x200
 ;; fault PF error=4 cr2=0x25000
 set_msr 0xc0000082, handler
