@@ -46,7 +46,7 @@ std::string kvm_engine_text(const Host& host)
     using Kind = engine::KvmProbe::Kind;
     switch (host.kvm.kind) {
         case Kind::hardware: return "works";
-        case Kind::emulated: return "works, slower than the other engines";
+        case Kind::emulated: return "boots kernels, slowly; their programs may fail";
         case Kind::missing: break;
     }
     return "does not work: /dev/kvm: " + host.kvm.problem;
