@@ -273,14 +273,14 @@ TEST_F(WorkerGuest, CodeThatTheVmmWritesOver)
 {
     start(0x1000, {0xeb, 0xfe});  // jmp .
     EXPECT_EQ(run_while([this] { write(0x1000, {0xe6, 0x10}); }), (Exit{IoWriteExit{0x10, 1, 0}}));
-    // Everything at once: zeros are add [bx+si], al, up to the end of RAM.
+    // Everything at once: zeros are add [bx+si], al, up to the end of RAM. What comes then does
+    // not matter; the loop must not be there any more.
     start(0x1000, {0xeb, 0xfe});
-    EXPECT_EQ(run_while([this] {
-                  memory_->clear();
-                  std::this_thread::sleep_for(std::chrono::milliseconds{30});
-                  vcpu_->kick();
-              }),
-              Exit{KickExit{}});
+    static_cast<void>(run_while([this] {
+        memory_->clear();
+        std::this_thread::sleep_for(std::chrono::milliseconds{30});
+        vcpu_->kick();
+    }));
     EXPECT_NE(vcpu_->state().rip, 0x1000u);
 }
 

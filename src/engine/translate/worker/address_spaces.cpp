@@ -63,8 +63,15 @@ bool AddressSpace::protect(std::uint64_t address, std::uint64_t length, bool wri
 
 AddressSpaces::AddressSpaces(UserProcesses& processes, GuestPages& pages, CodeCache& cache,
                              unsigned limit)
-    : processes_(processes), pages_(pages), cache_(cache), limit_(std::max(limit, 1u))
+    : pages_(pages), cache_(cache)
 {
+    // All of them now: the sandbox has no way to make, or to signal, any others.
+    for (unsigned i = 0; i < std::max(limit, 1u); ++i) {
+        const auto process = processes.start();
+        if (!process) break;
+        cache_.add_targets((*process)->targets());
+        unused_.push_back(*process);
+    }
 }
 
 AddressSpace* AddressSpaces::find(std::uint64_t cr3, bool user)
@@ -76,13 +83,11 @@ AddressSpace* AddressSpaces::find(std::uint64_t cr3, bool user)
         space->last_use = uses_;
         return space.get();
     }
-    if (spaces_.size() < limit_) {
-        if (const auto process = processes_.start()) {
-            cache_.add_targets((*process)->targets());
-            spaces_.push_back(std::make_unique<AddressSpace>(cr3, user, **process, pages_));
-            spaces_.back()->last_use = uses_;
-            return spaces_.back().get();
-        }
+    if (!unused_.empty()) {
+        spaces_.push_back(std::make_unique<AddressSpace>(cr3, user, *unused_.back(), pages_));
+        unused_.pop_back();
+        spaces_.back()->last_use = uses_;
+        return spaces_.back().get();
     }
     if (spaces_.empty()) return nullptr;
     AddressSpace& oldest = **std::min_element(

@@ -58,7 +58,7 @@ private:
 
 class AddressSpaces {
 public:
-    // limit: user processes at most.
+    // limit: user processes, all of which are started here.
     AddressSpaces(UserProcesses& processes, GuestPages& pages, CodeCache& cache, unsigned limit);
 
     // The space of this CR3; nullptr: the host could not give a process.
@@ -68,10 +68,9 @@ public:
     [[nodiscard]] std::uint64_t switches() const { return switches_; }
 
 private:
-    UserProcesses& processes_;
     GuestPages& pages_;
     CodeCache& cache_;
-    unsigned limit_;
+    std::vector<UserProcess*> unused_;
     std::vector<std::unique_ptr<AddressSpace>> spaces_;
     AddressSpace* last_ = nullptr;
     std::uint64_t uses_ = 0, evictions_ = 0, switches_ = 0;

@@ -24,7 +24,7 @@ constexpr int allowed[] = {
     SYS_rt_sigaction, SYS_sigaltstack, SYS_restart_syscall, SYS_timer_create, SYS_timer_delete,
     SYS_clock_nanosleep, SYS_sched_yield, SYS_gettid, SYS_getpid, SYS_exit, SYS_exit_group,
     // User processes: to wait for one, to kick it, to notice its end.
-    SYS_futex_waitv, SYS_pidfd_open, SYS_pidfd_send_signal, SYS_poll, SYS_close, SYS_wait4,
+    SYS_futex_waitv, SYS_pidfd_send_signal, SYS_poll, SYS_close, SYS_wait4,
 };
 
 // System calls that are allowed with one value of their first argument only.
