@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 #include "base/address.h"
 #include "base/assert.h"
@@ -334,7 +335,7 @@ void CodeCache::empty(Region& region)
         if (block->second_page != Block::no_page) forget_page(block->second_page, *block);
         drop(*block);
     }
-    region.blocks.clear();
+    retired_ = std::exchange(region.blocks, {});
     region.sites.clear();
     region.used = 0;
 }

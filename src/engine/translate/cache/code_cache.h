@@ -133,6 +133,8 @@ private:
     Config config_;
     const x86::CpuidPolicy& cpuid_;
     std::array<Region, regions> regions_;
+    // Of the region emptied last: callers may still hold one that making room dropped.
+    std::deque<std::unique_ptr<Block>> retired_;
     unsigned current_ = 0;
     std::uint64_t head_size_ = 0;
     std::unordered_multimap<std::size_t, Block*> index_;

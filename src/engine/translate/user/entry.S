@@ -49,6 +49,25 @@ program_start:
     xor %ebp, %ebp
     call zygote
 
+    // All but RSP.
+    .macro load_registers
+    mov GPR(0), %rax
+    mov GPR(1), %rcx
+    mov GPR(2), %rdx
+    mov GPR(3), %rbx
+    mov GPR(5), %rbp
+    mov GPR(6), %rsi
+    mov GPR(7), %rdi
+    mov GPR(8), %r8
+    mov GPR(9), %r9
+    mov GPR(10), %r10
+    mov GPR(11), %r11
+    mov GPR(12), %r12
+    mov GPR(13), %r13
+    mov GPR(14), %r14
+    mov GPR(15), %r15
+    .endm
+
     // void enter_guest(std::uint32_t turn): a kick that comes up to entry_end is acted upon by
     // going to cancel_entry instead, so nothing in ExecContext is changed before.
     .globl enter_guest, entry_end
@@ -73,21 +92,7 @@ enter_guest:
     push %rax
     popfq
     mov GPR(4), %rsp
-    mov GPR(0), %rax
-    mov GPR(1), %rcx
-    mov GPR(2), %rdx
-    mov GPR(3), %rbx
-    mov GPR(5), %rbp
-    mov GPR(6), %rsi
-    mov GPR(7), %rdi
-    mov GPR(8), %r8
-    mov GPR(9), %r9
-    mov GPR(10), %r10
-    mov GPR(11), %r11
-    mov GPR(12), %r12
-    mov GPR(13), %r13
-    mov GPR(14), %r14
-    mov GPR(15), %r15
+    load_registers
     jmp *COMMAND(PROGRAM_HOST_RIP)
 
     // IRETQ serialises, and with TF in its frame the trap comes after the first guest
@@ -103,21 +108,7 @@ serialising:
     mov %cs, %ecx
     push %rcx
     push COMMAND(PROGRAM_HOST_RIP)
-    mov GPR(0), %rax
-    mov GPR(1), %rcx
-    mov GPR(2), %rdx
-    mov GPR(3), %rbx
-    mov GPR(5), %rbp
-    mov GPR(6), %rsi
-    mov GPR(7), %rdi
-    mov GPR(8), %r8
-    mov GPR(9), %r9
-    mov GPR(10), %r10
-    mov GPR(11), %r11
-    mov GPR(12), %r12
-    mov GPR(13), %r13
-    mov GPR(14), %r14
-    mov GPR(15), %r15
+    load_registers
     iretq
 entry_end:
 

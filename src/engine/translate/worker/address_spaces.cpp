@@ -77,7 +77,6 @@ AddressSpaces::AddressSpaces(UserProcesses& processes, GuestPages& pages, CodeCa
 AddressSpace* AddressSpaces::find(std::uint64_t cr3, bool user)
 {
     ++uses_;
-    ++switches_;
     for (const auto& space : spaces_) {
         if (!space->is(cr3, user)) continue;
         space->last_use = uses_;

@@ -65,7 +65,6 @@ public:
     AddressSpace* find(std::uint64_t cr3, bool user);
     [[nodiscard]] const std::vector<std::unique_ptr<AddressSpace>>& all() const { return spaces_; }
     [[nodiscard]] std::uint64_t evictions() const { return evictions_; }
-    [[nodiscard]] std::uint64_t switches() const { return switches_; }
 
 private:
     GuestPages& pages_;
@@ -73,7 +72,7 @@ private:
     std::vector<UserProcess*> unused_;
     std::vector<std::unique_ptr<AddressSpace>> spaces_;
     AddressSpace* last_ = nullptr;
-    std::uint64_t uses_ = 0, evictions_ = 0, switches_ = 0;
+    std::uint64_t uses_ = 0, evictions_ = 0;
 };
 
 }  // namespace doppel::engine::translate

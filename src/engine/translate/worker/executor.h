@@ -68,8 +68,6 @@ public:
     [[nodiscard]] const std::string& failure() const { return failure_; }
 
 private:
-    // Where the registers are.
-    enum class Home : std::uint8_t { interpreter, supervisor, user };
     enum class Next : std::uint8_t {
         resume,    // registers still in the context: enter at host_rip_
         dispatch,  // registers in the interpreter's state: look where RIP is
@@ -100,7 +98,10 @@ private:
     Next interpret_one(ExitKind kind = ExitKind::interpret);
     Next dispatch();
     Next enter();
+    Next enter_user();
+    Next enter_supervisor();
     Next after_exit(std::uint32_t exit);
+    Next lost(std::string text);
     Next mappings_refused();
     Next after_site(const Site& site);
     Next swap_gs(std::uint64_t rip);
@@ -119,7 +120,8 @@ private:
     void watch(std::uint64_t ram_page);
     void fill_after_fault();
     static void link_within_page(CodeCache& code, Block& block);
-    // The block at `rip`, translated if need be; nullptr: `fault_` says why, or no memory.
+    // The block at `rip`, translated if need be; nullptr: it cannot be
+    // fetched, or is the interpreter's.
     // `target`: an indirect branch leads there.
     Block* block_for(std::uint64_t rip, Mode mode, bool note, bool target = false);
     void load_context(Mode mode);
@@ -146,6 +148,7 @@ private:
     [[nodiscard]] auto code_lookup(bool user);
     void drop_supervisor_code(const std::vector<CodePages::Changed>& changed);
     void take_fpu();
+    static void make_initial(x86::XsaveArea& area);
     // The instruction there: its opcode (from 256 on: behind 0F), and whether it may touch x87
     // or vector registers. Generously: a wrong yes costs a hand-over.
     struct Peek {
@@ -171,7 +174,7 @@ private:
     AddressSpaces spaces_;
     AddressSpace* space_ = nullptr;   // of the current CR3 and privilege, when known
 
-    Home home_ = Home::interpreter;
+    bool in_context_ = false;         // the registers are in context(), not in the interpreter's state
     Mode mode_;
     std::uint64_t host_rip_ = 0;
     std::uint32_t resume_exit_ = 0;   // ExecContext::exit to go on with: see interrupted_exit
@@ -213,8 +216,9 @@ private:
     std::string failure_;
 
     struct Record {
-        std::uint64_t rip = 0, detail = 0;
+        std::uint64_t detail = 0;
         std::uint8_t what = 0;
+        bool user = false;
     };
     static constexpr unsigned records = 64;
     std::array<Record, records> recorder_{};
@@ -224,9 +228,9 @@ private:
         std::uint64_t entries_supervisor = 0, entries_user = 0, direct = 0, missing_targets = 0,
             interpreted = 0, interpreted_runs = 0, faults = 0, page_faults_guest = 0,
             device_faults = 0, odd_faults = 0, code_writes = 0, kicks = 0, steps = 0,
-            fpu_saves = 0, fpu_loads = 0, system_calls = 0;
+            fpu_saves = 0, fpu_loads = 0, lost = 0;
     } counts_;
-    std::array<std::uint64_t, 8> site_counts_{};
+    std::array<std::uint64_t, 6> site_counts_{};  // by ExitKind
     std::array<std::uint64_t, 512> opcode_counts_{};  // interpreted; from 256 on: behind 0F
     struct Drops {
         std::uint32_t count = 0;

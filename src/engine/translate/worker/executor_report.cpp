@@ -38,7 +38,7 @@ void add_cache(base::CounterList& list, const std::string& name, const CodeCache
 
 void Executor::record(std::uint8_t what, std::uint64_t detail)
 {
-    recorder_[recorded_++ % records] = {mode_.user ? 1u : 0u, detail, what};
+    recorder_[recorded_++ % records] = {detail, what, mode_.user};
 }
 
 std::string Executor::flight_recorder() const
@@ -55,7 +55,7 @@ std::string Executor::flight_recorder() const
         case 0x13: what = "kick"; break;
         default: what = entry.what < std::size(site_names) ? site_names[entry.what] : "?"; break;
         }
-        text += fmt::format("{} {} {:#x}\n", entry.rip != 0 ? "user" : "supervisor", what, entry.detail);
+        text += fmt::format("{} {} {:#x}\n", entry.user ? "user" : "supervisor", what, entry.detail);
     }
     return text;
 }
@@ -77,6 +77,7 @@ void Executor::counters(base::CounterList& list) const
     list.add("translate.single_steps", counts_.steps);
     list.add("translate.interpreted_single", counts_.interpreted);
     list.add("translate.interpreted_runs", counts_.interpreted_runs);
+    list.add("translate.lost", counts_.lost);
     list.add("translate.fpu_saves", counts_.fpu_saves);
     list.add("translate.fpu_loads", counts_.fpu_loads);
     list.add("translate.spaces", spaces_.all().size());

@@ -1,0 +1,144 @@
+// Translated blocks: found, made, linked and dropped.
+#include "engine/translate/worker/executor.h"
+
+#include <cstring>
+
+#include "base/address.h"
+
+namespace doppel::engine::translate {
+
+Block* Executor::block_for(std::uint64_t rip, Mode mode, bool note, bool target)
+{
+    Lookup& cached = lookups_[(rip ^ (rip >> lookup_bits) ^ mode.key()) % lookups_.size()];
+    AddressSpace* const space = mode.user ? space_ : nullptr;
+    if (!note && !target && cached.rip == rip && cached.version == code_version_ + flushes_ &&
+        cached.mode == mode && cached.space == space) {
+        return cached.block;
+    }
+    std::uint64_t ram_offset = 0;
+    if (interpreter_.fetch(rip, ram_offset) || ram_offset == interpret::Interpreter::no_memory) {
+        return nullptr;
+    }
+    CodeCache& code = mode.user ? user_cache_ : supervisor_cache_;
+    Block* block = code.find(ram_offset, rip, mode);
+    if (block != nullptr && block->second_page != Block::no_page &&
+        second_page_of(rip) != block->second_page) {
+        return nullptr;
+    }
+    if (block == nullptr) {
+        if (rewritten_often(ram_offset & ~base::page_mask)) return nullptr;
+        block = translate_block(code, rip, ram_offset, mode, target);
+        if (block == nullptr) return nullptr;
+        link_within_page(code, *block);
+    }
+    if (note) {
+        note_code(rip, ram_offset);
+        if (block->second_page != Block::no_page) {
+            note_code((rip | base::page_mask) + 1, block->second_page);
+        }
+    }
+    cached = {rip, code_version_ + flushes_, space, block, mode};
+    return block;
+}
+
+// RAM page behind the page of `rip`; Block::no_page: no code can be fetched there.
+std::uint64_t Executor::second_page_of(std::uint64_t rip)
+{
+    std::uint64_t ram_offset = 0;
+    const std::uint64_t linear = (rip | base::page_mask) + 1;
+    if (interpreter_.fetch(linear, ram_offset)) return Block::no_page;
+    return ram_offset == interpret::Interpreter::no_memory ? Block::no_page : ram_offset;
+}
+
+Block* Executor::translate_block(CodeCache& code, std::uint64_t rip, std::uint64_t ram_offset,
+                                 Mode mode, bool target)
+{
+    constexpr std::size_t tail = 14;  // of an instruction that begins in the page's last byte
+    watch(ram_offset & ~base::page_mask);
+    Source source;
+    source.rip = rip;
+    source.mode = mode;
+    source.own_bytes = base::page_size - (ram_offset & base::page_mask);
+    // SAFETY: the interpreter found both pages in RAM.
+    const auto* own = reinterpret_cast<const std::uint8_t*>(memory_.ram() + ram_offset);
+    source.bytes = {own, source.own_bytes};
+    const std::uint64_t second = second_page_of(rip);
+    std::array<std::uint8_t, base::page_size + tail> joined;
+    if (second != Block::no_page) {
+        std::memcpy(joined.data(), own, source.own_bytes);
+        std::memcpy(joined.data() + source.own_bytes, memory_.ram() + second, tail);
+        source.bytes = {joined.data(), source.own_bytes + tail};
+    }
+    Block& block = code.add(source, ram_offset, second, target);
+    ++code_version_;
+    if (block.second_page == Block::no_page) return &block;
+    watch(second);
+    if (std::memcmp(joined.data() + source.own_bytes, memory_.ram() + second, tail) == 0) return &block;
+    code.drop_page(second);  // written before anybody watched it
+    return nullptr;
+}
+
+// Writes to the page are reported from now on, and no window shows it writable.
+void Executor::watch(std::uint64_t ram_page)
+{
+    if (supervisor_cache_.has_page(ram_page) || user_cache_.has_page(ram_page)) return;
+    interpreter_.watch_code(ram_page);
+    protect(ram_page);
+}
+
+// To what is there already: each such jump would leave once.
+void Executor::link_within_page(CodeCache& code, Block& block)
+{
+    for (const Exit& exit : block.exits) {
+        if (exit.kind != ExitKind::direct || exit.patch == 0) continue;
+        if (((exit.target ^ block.rip) & ~base::page_mask) != 0) continue;
+        const std::uint64_t ram_offset =
+            (block.ram_offset & ~base::page_mask) | (exit.target & base::page_mask);
+        Block* to = code.find(ram_offset, exit.target, exit.mode);
+        if (to == nullptr || to->guest_count == 0 || to->second_page != Block::no_page) continue;
+        code.link({&block, &exit}, *to);
+    }
+}
+
+void Executor::note_code(std::uint64_t rip, std::uint64_t ram_offset)
+{
+    CodePages& pages = mode_.user ? space_->code_pages : supervisor_pages_;
+    if (pages.knows(rip)) return;
+    const x86::WalkResult found =
+        interpreter_.probe(rip, x86::Access::execute, mode_.user && !mode_.privileged);
+    const auto* translation = std::get_if<x86::Translation>(&found);
+    pages.note(rip, ram_offset, translation != nullptr && translation->global);
+}
+
+bool Executor::rewritten_often(std::uint64_t ram_page)
+{
+    constexpr std::uint32_t often = 500;
+    constexpr std::uint64_t recently = 5000;  // blocks translated since
+    const auto at = drops_.find(ram_page);
+    if (at == drops_.end()) return false;
+    const std::uint64_t now = supervisor_cache_.counters().blocks + user_cache_.counters().blocks;
+    if (now - at->second.at > recently) {
+        drops_.erase(at);
+        return false;
+    }
+    return at->second.count >= often;
+}
+
+void Executor::drop_code(std::uint64_t ram_page)
+{
+    Drops& drops = drops_[ram_page];
+    ++drops.count;
+    drops.at = supervisor_cache_.counters().blocks + user_cache_.counters().blocks;
+    supervisor_cache_.drop_page(ram_page);
+    user_cache_.drop_page(ram_page);
+    interpreter_.unwatch_code(ram_page);
+    ++code_version_;
+}
+
+void Executor::protect(std::uint64_t ram_page)
+{
+    supervisor_window_.protect(ram_page);
+    for (const auto& space : spaces_.all()) space->window().protect(ram_page);
+}
+
+}  // namespace doppel::engine::translate

@@ -1,0 +1,221 @@
+// Where the vCPU's registers are, and how they get there: the interpreter's state, a context of
+// translated code, the vector registers of a processor.
+#include "engine/translate/worker/executor.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "base/assert.h"
+#include "engine/translate/dispatch/supervisor.h"
+#include "engine/translate/layout.h"
+
+namespace doppel::engine::translate {
+
+namespace {
+
+using x86::rflags::AC, x86::rflags::DF, x86::rflags::ID, x86::rflags::STATUS;
+
+// RFLAGS that translated code keeps in the host's own.
+constexpr std::uint64_t own_flags = STATUS | DF | ID;
+constexpr std::uint64_t host_flags = 0x202;  // IF and the bit that is always set
+
+// Of the opcodes behind 0F. Generous, where one opcode is several instructions.
+bool escaped_touches_vectors(std::uint8_t opcode)
+{
+    switch (opcode >> 4) {
+    case 0x0: return opcode == 0x0e || opcode == 0x0f;
+    case 0x1: return opcode < 0x18 && opcode >= 0x10;
+    case 0x2: return opcode >= 0x28;
+    case 0x3: return opcode == 0x38 || opcode == 0x3a;
+    case 0x5: case 0x6: case 0x7: case 0xd: case 0xe: case 0xf: return true;
+    case 0xa: return opcode == 0xae;
+    case 0xc: return opcode == 0xc2 || (opcode >= 0xc4 && opcode <= 0xc7);
+    default: return false;
+    }
+}
+
+}  // namespace
+
+ExecContext& Executor::context()
+{
+    return mode_.user ? space_->process().context() : supervisor();
+}
+
+Window& Executor::window() { return mode_.user ? space_->window() : supervisor_window_; }
+
+std::uint64_t* Executor::targets_of_supervisor()
+{
+    // SAFETY: mapped by the worker at its fixed address.
+    return reinterpret_cast<std::uint64_t*>(supervisor_targets);
+}
+
+std::uint64_t* Executor::targets()
+{
+    return mode_.user ? space_->process().targets() : targets_of_supervisor();
+}
+
+void Executor::load_context(Mode mode)
+{
+    ExecContext& to = context();
+    std::copy_n(registers_.gpr, 16, to.gpr);
+    const std::uint64_t flags = interpreter_.rflags();
+    const x86::CpuState& state = *registers_.state;
+    if (mode.user) {
+        to.flags = (flags & own_flags) | host_flags;
+        to.fs_base = state.segments[x86::FS].base;
+        to.gs_base = mode.gs_free ? user_targets : state.segments[x86::GS].base;
+    } else {
+        to.gpr[x86::RSP] += fold;
+        to.flags = (flags & own_flags) | host_flags;
+        to.system_flags = flags & ~own_flags;
+        to.fs_base = state.segments[x86::GS].base + fold;
+        to.pending = window_wanted_ ? 1 : 0;
+    }
+    in_context_ = true;
+    to.tsc_offset = tsc_offset_;
+    to.tsc_aux = static_cast<std::uint32_t>(state.tsc_aux);
+}
+
+void Executor::unload_context(std::uint64_t rip)
+{
+    const ExecContext& from = context();
+    std::copy_n(from.gpr, 16, registers_.gpr);
+    if (mode_.user) {
+        interpreter_.set_rflags((registers_.state->rflags & ~own_flags) | (from.flags & own_flags));
+    } else {
+        registers_.gpr[x86::RSP] -= fold;
+        interpreter_.set_rflags((from.system_flags & ~own_flags) | (from.flags & own_flags));
+    }
+    *registers_.rip = rip;
+    in_context_ = false;
+}
+
+bool Executor::at_point(std::uint64_t host, std::uint64_t& rip) const
+{
+    const CodeCache& code = mode_.user ? user_cache_ : supervisor_cache_;
+    const Block* block = code.block_at(host);
+    if (block == nullptr) return false;
+    const auto offset = static_cast<std::uint32_t>(host - block->host);
+    const auto point = std::lower_bound(block->points.begin(), block->points.end(), offset,
+                                        [](const Point& p, std::uint32_t value) { return p.host < value; });
+    if (point == block->points.end() || point->host != offset || point->shadow) return false;
+    rip = block->rip + point->guest;
+    return true;
+}
+
+bool Executor::unload_precisely()
+{
+    ExecContext& registers = context();
+    const Block* block = cache().block_at(host_rip_);
+    if (block == nullptr) return false;
+    const auto offset = static_cast<std::uint32_t>(host_rip_ - block->host);
+    auto point = std::upper_bound(block->points.begin(), block->points.end(), offset,
+                                  [](std::uint32_t value, const Point& p) { return value < p.host; });
+    if (point == block->points.begin()) return false;
+    --point;
+    for (const Displaced& displaced : block->displaced) {
+        if (offset < displaced.from || offset >= displaced.to) continue;
+        if (displaced.where == Displaced::Where::slot) {
+            registers.gpr[displaced.reg & 15] = registers.slot[displaced.slot & 7];
+        } else {
+            registers.gpr[displaced.reg & 15] -= fold;
+        }
+    }
+    unload_context(block->rip + point->guest);
+    stepping_ = false;
+    return true;
+}
+
+void Executor::take_fpu()
+{
+    if (fpu_owner_ == nullptr) return;
+    UserProcess* owner = fpu_owner_;
+    fpu_owner_ = nullptr;
+    ++counts_.fpu_saves;
+    if (!owner->save_fpu(registers_.state->xsave)) failure_ = "a user process died";
+}
+
+// Supervisor code that comes upon a vector instruction: worth having its registers loaded.
+bool Executor::wants_vectors(std::uint64_t rip)
+{
+    return !mode_.user && !mode_.vector && vector_ok_ &&
+           (supervisor().system_flags & AC) == 0 && peek(rip).vectors;
+}
+
+Executor::Peek Executor::peek(std::uint64_t rip)
+{
+    constexpr std::size_t longest = 15;
+    std::array<std::uint8_t, longest + 1> bytes;
+    const std::size_t size = copy_code(rip, std::span{bytes}.first(longest));
+    for (std::size_t i = 0; i + 1 < size; ++i) {
+        const std::uint8_t byte = bytes[i];
+        const bool prefix = byte == 0x66 || byte == 0xf2 || byte == 0xf3 || byte == 0xf0 ||
+                            (byte & 0xf0) == 0x40 || (byte & 0xe7) == 0x26 || byte == 0x64 ||
+                            byte == 0x65 || byte == 0x67;
+        if (prefix) continue;
+        if (byte != 0x0f) {
+            const bool x87_or_vex = (byte >= 0xd8 && byte <= 0xdf) || byte == 0x9b ||
+                                    byte == 0xc4 || byte == 0xc5 || byte == 0x62;
+            return {byte, x87_or_vex};
+        }
+        const std::uint8_t second = bytes[i + 1];
+        return {static_cast<std::uint16_t>(256 + second), escaped_touches_vectors(second)};
+    }
+    return {};
+}
+
+// As many bytes as can be fetched.
+std::size_t Executor::copy_code(std::uint64_t rip, std::span<std::uint8_t> to)
+{
+    std::size_t done = 0;
+    while (done < to.size()) {
+        std::uint64_t at = 0;
+        if (interpreter_.fetch(rip + done, at) || at == interpret::Interpreter::no_memory) break;
+        const std::size_t part =
+            std::min<std::size_t>(to.size() - done, base::page_size - (at & base::page_mask));
+        std::memcpy(to.data() + done, memory_.ram() + at, part);
+        done += part;
+    }
+    return done;
+}
+
+// Components whose registers are all zero become initial. To the guest it is the same; the
+// processor otherwise takes the upper halves for used, and legacy SSE code that meets VEX code
+// then runs twenty times slower.
+void Executor::make_initial(x86::XsaveArea& area)
+{
+    struct Component {
+        std::uint64_t bit;
+        unsigned offset, size;
+    };
+    constexpr Component components[] = {{x86::xcr0::AVX, x86::xsave_offset_avx, 256},
+                                        {x86::xcr0::OPMASK, x86::xsave_offset_opmask, 64},
+                                        {x86::xcr0::ZMM_HI256, x86::xsave_offset_zmm_hi256, 512},
+                                        {x86::xcr0::HI16_ZMM, x86::xsave_offset_hi16_zmm, 1024}};
+    constexpr unsigned header = 512;
+    std::uint64_t present = 0;
+    std::memcpy(&present, area.bytes.data() + header, sizeof present);
+    for (const Component& component : components) {
+        if ((present & component.bit) == 0) continue;
+        const auto* first = area.bytes.data() + component.offset;
+        if (std::all_of(first, first + component.size, [](std::uint8_t byte) { return byte == 0; })) {
+            present &= ~component.bit;
+        }
+    }
+    std::memcpy(area.bytes.data() + header, &present, sizeof present);
+}
+
+void Executor::export_state()
+{
+    ASSERT(!in_context_);
+    take_fpu();
+}
+
+void Executor::forget_all()
+{
+    flush_.any = true;
+    flush_.global = true;
+    fpu_owner_ = nullptr;
+}
+
+}  // namespace doppel::engine::translate
