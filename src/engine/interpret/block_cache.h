@@ -34,6 +34,7 @@ struct Block {
     Op* ops = nullptr;           // `count` instructions, then one op that leaves
     std::uint32_t count = 0;
     std::uint32_t bytes = 0;     // length of the code
+    bool vectors = false;        // one of its instructions is Op::vectors
     // Of the first byte, in RAM. When the block is one instruction that goes on in another
     // page, `second_page` is that page's offset.
     static constexpr std::uint64_t no_page = ~std::uint64_t{0};

@@ -208,7 +208,13 @@ public:
     // RFLAGS.IF while an interrupt waits for the guest to accept it, else 0.
     std::uint64_t interrupt_window = 0;
 
+    // Runner::run() stops where one of these bits of RFLAGS is clear.
+    std::uint64_t run_while = 0;
+    // state.xsave is out of date: the observer is asked for it before an instruction needs it.
+    bool vectors_elsewhere = false;
+
     // Counters for --stats.
+    std::array<std::uint64_t, 512> stepped{};  // by step(): Op::opcode
     std::uint64_t instructions = 0;
     std::uint64_t blocks_run = 0, tlb_misses = 0, page_walks = 0, thunk_runs = 0, device_exits = 0;
     std::array<std::uint64_t, 32> exceptions{};

@@ -136,6 +136,22 @@ void fill(const ZydisDecodedInstruction& instruction, std::span<const ZydisDecod
     }
 }
 
+std::uint16_t counted_opcode(const ZydisDecodedInstruction& instruction)
+{
+    switch (instruction.encoding) {
+    case ZYDIS_INSTRUCTION_ENCODING_LEGACY: break;
+    case ZYDIS_INSTRUCTION_ENCODING_VEX: return 0xc5;
+    default: return 0x62;
+    }
+    constexpr std::uint16_t escaped = 256;
+    switch (instruction.opcode_map) {
+    case ZYDIS_OPCODE_MAP_DEFAULT: return instruction.opcode;
+    case ZYDIS_OPCODE_MAP_0F38: return escaped + 0x38;
+    case ZYDIS_OPCODE_MAP_0F3A: return escaped + 0x3a;
+    default: return escaped + instruction.opcode;
+    }
+}
+
 // After these nothing of the block would run.
 bool ends(const ZydisDecodedInstruction& instruction)
 {
@@ -186,9 +202,16 @@ void Decoder::lower(const ZydisDecodedInstruction& instruction,
                     std::span<const std::uint8_t> bytes, std::uint64_t rip, Op& op)
 {
     fill(instruction, operands, core_.code_size, rip, op);
+    op.opcode = counted_opcode(instruction);
     const Decoded decoded{instruction, operands, bytes, core_.code_size, rip};
-    if (lower_integer(decoded, op, core_) || lower_system(decoded, op, core_) ||
-        lower_thunk(decoded, op, core_)) {
+    if (lower_integer(decoded, op, core_)) return;
+    if (lower_system(decoded, op, core_)) {
+        op.vectors = instruction.mnemonic == ZYDIS_MNEMONIC_XGETBV ||
+                     instruction.mnemonic == ZYDIS_MNEMONIC_XSETBV;
+        return;
+    }
+    if (lower_thunk(decoded, op, core_)) {
+        op.vectors = true;  // or one of the few others there: a wrong yes costs time alone
         return;
     }
     op.run = raise_ud;
@@ -312,6 +335,8 @@ Block* Decoder::finish(std::uint64_t ram_offset, std::uint64_t second_page, unsi
     block->second_page = second_page;
     block->storage = std::make_unique<Op[]>(count + 1);
     std::copy_n(ops_.begin(), count + 1, block->storage.get());
+    block->vectors = std::any_of(ops_.begin(), ops_.begin() + count,
+                                 [](const Op& op) { return op.vectors; });
     block->ops = block->storage.get();
     if (keep) return &core_.blocks->add(std::move(block));
     transient_ = std::move(block);

@@ -101,6 +101,7 @@ public:
     [[nodiscard]] std::uint64_t rflags() const override { return core_.rflags(); }
     void set_rflags(std::uint64_t value) override { core_.set_rflags(value); }
     void mode_changed() override { core_.update_mode(); }
+    void vectors_elsewhere(bool elsewhere) override { core_.vectors_elsewhere = elsewhere; }
     void flush_translations(bool keep_global) override { core_.drop_translations(keep_global); }
     bool deliver_fault(const x86::Fault& fault) override
     {
@@ -137,6 +138,11 @@ public:
     {
         if (shut_down_) return Stop::exit;
         return noting_shutdown(runner_.run(instructions));
+    }
+    Stop execute_while(std::uint64_t flags) override
+    {
+        if (shut_down_) return Stop::exit;
+        return noting_shutdown(runner_.run_while(flags));
     }
     Stop step() override
     {
@@ -188,6 +194,7 @@ public:
     }
 
     [[nodiscard]] std::uint64_t instructions() const override { return core_.instructions; }
+    [[nodiscard]] std::span<const std::uint64_t> stepped() const override { return core_.stepped; }
     void counters(base::CounterList& list) const override;
 
 private:

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 
 #include "engine/engine.h"
 #include "x86/fault.h"
@@ -71,6 +72,9 @@ public:
     {
         static_cast<void>(ram_offset);
     }
+    // After Interpreter::vectors_elsewhere(): an instruction is about to use CpuState::xsave, so
+    // it is to be brought up to date now. That alone may be changed.
+    virtual void vectors_wanted() noexcept {}
 };
 
 class Interpreter {
@@ -105,6 +109,9 @@ public:
     // All bits; no mode_changed() is needed.
     virtual void set_rflags(std::uint64_t value) = 0;
     virtual void mode_changed() = 0;
+    // state->xsave is out of date until vectors_wanted(), which is called once, or until this is
+    // called with false.
+    virtual void vectors_elsewhere(bool elsewhere) = 0;
     // The interpreter's own; the observer is not told.
     virtual void flush_translations(bool keep_global) = 0;
 
@@ -149,6 +156,8 @@ public:
     // Runs up to `instructions` (0: no limit). Delivers faults itself; takes no external
     // interrupts: the caller injects them with deliver_interrupt() when interruptible().
     virtual Stop execute(std::uint64_t instructions) = 0;
+    // As execute(), as long as all of these bits of RFLAGS are set; then `budget`.
+    virtual Stop execute_while(std::uint64_t flags) = 0;
     // As execute(1), and quick. `budget`, too: a fault was delivered, and RIP is the handler's
     // first instruction, which has not run; or a string instruction did a part of its work and
     // RIP is still there.
@@ -170,6 +179,8 @@ public:
     virtual void wake() = 0;
 
     [[nodiscard]] virtual std::uint64_t instructions() const = 0;
+    // Instructions that step() ran or tried to, by opcode: Op::opcode.
+    [[nodiscard]] virtual std::span<const std::uint64_t> stepped() const = 0;
     virtual void counters(base::CounterList& list) const = 0;
 };
 

@@ -41,7 +41,11 @@ struct Op {
     bool lock = false;
     bool rep = false;
     bool repne = false;
+    bool vectors = false;            // works on x87 or vector registers, or on XCR0
     std::uint8_t extra = 0;          // condition code, sub-operation, ...: the handler's own
+    // For counting: the opcode; from 256 on: behind 0F (of 0F38 and 0F3A, VEX and EVEX their
+    // first byte of opcode).
+    std::uint16_t opcode = 0;
     void* data = nullptr;            // native thunk, ...: owned by whoever made the handler
     // Where this op last left for: the run loop's own.
     mutable Block* link = nullptr;

@@ -21,10 +21,24 @@ Runner::Stop Runner::run(std::uint64_t instructions) noexcept
     for (;;) {
         core_.end_block_ = false;
         if (const MaybeStop stop = look()) return *stop;
-        if (core_.instructions >= end) return Stop::budget;
+        if (core_.instructions >= end || flags_left()) return Stop::budget;
         const MaybeStop stop = must_step() ? step() : run_blocks(end);
         if (stop) return *stop;
     }
+}
+
+Runner::Stop Runner::run_while(std::uint64_t flags) noexcept
+{
+    core_.run_while = flags;
+    const Stop stop = run(0);
+    core_.run_while = 0;
+    return stop;
+}
+
+void Runner::fetch_vectors()
+{
+    core_.vectors_elsewhere = false;
+    if (core_.observer != nullptr) core_.observer->vectors_wanted();
 }
 
 void Runner::begin()
@@ -48,6 +62,8 @@ Runner::Stop Runner::run_one() noexcept
         if (block == nullptr) return deliver(nullptr).value_or(Stop::budget);
     }
     const Op& op = block->ops[0];
+    ++core_.stepped[op.opcode];
+    if (op.vectors && core_.vectors_elsewhere) fetch_vectors();
     // First: a string instruction that is interrupted takes its count back.
     ++core_.instructions;
     const Flow flow = op.run(core_, op);
@@ -168,6 +184,7 @@ Runner::MaybeStop Runner::run_blocks(std::uint64_t end)
     }
     for (;;) {
         ++core_.blocks_run;
+        if (core_.vectors_elsewhere && block->vectors) [[unlikely]] fetch_vectors();
         const std::uint64_t left = end - core_.instructions;
         const Flow flow = block->count <= left ? run_ops<Limit::none>(*block, 0, last)
                                                : run_ops<Limit::ops>(*block, left, last);
@@ -220,6 +237,7 @@ Runner::MaybeStop Runner::step()
     core_.state.events.interrupt_shadow = false;
 
     const Op& op = block->ops[0];
+    if (op.vectors && core_.vectors_elsewhere) fetch_vectors();
     const Flow flow = op.run(core_, op);
     core_.stepping = false;
     if (flow == Flow::fault || flow == Flow::exit) {

@@ -24,6 +24,8 @@ public:
 
     // As Interpreter::execute().
     Stop run(std::uint64_t instructions) noexcept;
+    // As Interpreter::execute_while().
+    Stop run_while(std::uint64_t flags) noexcept;
     // As Interpreter::step().
     Stop run_one() noexcept;
     // As Interpreter::deliver_fault().
@@ -48,8 +50,13 @@ private:
     [[nodiscard]] bool must_look() const
     {
         return core_.end_block_ || core_.attention.load(std::memory_order_relaxed) ||
-               (core_.state.rflags & core_.interrupt_window) != 0 || must_step();
+               (core_.state.rflags & core_.interrupt_window) != 0 || flags_left() || must_step();
     }
+    [[nodiscard]] bool flags_left() const
+    {
+        return (core_.run_while & ~core_.state.rflags) != 0;
+    }
+    void fetch_vectors();
     [[nodiscard]] Block* current_block()
     {
         const std::uint64_t rip = core_.state.rip;

@@ -60,7 +60,7 @@ TEST_F(CodeCacheTest, FindsByPlaceAddressAndMode)
     EXPECT_EQ(cache_.find(0x2000, kernel_, {}), nullptr);
     EXPECT_EQ(cache_.find(0x1000, kernel_ + 0x1000, {}), nullptr);
     Mode other;
-    other.access = true;
+    other.vector = true;
     EXPECT_EQ(cache_.find(0x1000, kernel_, other), nullptr);
     EXPECT_EQ(cache_.block_at(block.host), &block);
     EXPECT_EQ(cache_.block_at(block.host + block.size - 1), &block);

@@ -29,8 +29,7 @@
 namespace doppel::engine::translate::test {
 
 inline constexpr Mode supervisor_mode{};
-inline constexpr Mode access_mode{.user = false, .access = true, .vector = false};
-inline constexpr Mode user_mode{.user = true, .access = false, .vector = true};
+inline constexpr Mode user_mode{.user = true, .vector = true};
 
 inline const x86::CpuidPolicy& host_policy()
 {

@@ -38,6 +38,7 @@ public:
                 decoded.kind != Kind::string && decoded.kind != Kind::nothing) {
                 continue;
             }
+            if (decoded.mnemonic == ZYDIS_MNEMONIC_CLAC) continue;  // the host would not
             if (decoded.rsp_written || decoded.segment != Segment::none || unpredictable(decoded)) {
                 continue;
             }

@@ -139,7 +139,7 @@ std::vector<std::uint8_t> random_bytes(std::mt19937& random, std::size_t size)
 TEST(TranslationFuzz, HostCodeIsWellFormed)
 {
     std::mt19937 random{7};
-    const Mode modes[] = {supervisor_mode, access_mode, user_mode};
+    const Mode modes[] = {supervisor_mode, user_mode};
     std::uint64_t native = 0;
     for (unsigned round = 0; round < 60000; ++round) {
         const auto bytes = random_bytes(random, 1 + random() % 40);

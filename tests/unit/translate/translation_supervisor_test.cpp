@@ -380,18 +380,32 @@ TEST_F(TranslationSupervisor, InterruptFlag)
     EXPECT_EQ(context.system_flags, 2u);
 }
 
-TEST_F(TranslationSupervisor, AccessFlag)
+TEST_F(TranslationSupervisor, SwapgsChangesTheBaseInPlace)
 {
     ExecContext& context = machine.context();
-    context.system_flags = 0x202;
-    auto outcome = run(GUEST("stac"));
-    EXPECT_TRUE(exit_of(outcome).mode.access);
-    EXPECT_EQ(exit_of(outcome).target, kernel_rip + 3);
-    EXPECT_EQ(context.system_flags, 0x202u | 1u << 18);
-    outcome = run(GUEST("clac"), access_mode);
-    EXPECT_FALSE(exit_of(outcome).mode.access);
-    EXPECT_EQ(context.system_flags, 0x202u);
+    const std::uint64_t before = context.fs_base;
+    context.other_fs_base = 0x123456789000;
+    auto outcome = run(GUEST("swapgs; mov ebp,2"));
+    EXPECT_EQ(exit_of(outcome).kind, ExitKind::direct);
+    EXPECT_EQ(context.fs_base, 0x123456789000u);
+    EXPECT_EQ(context.other_fs_base, before);
     EXPECT_EQ(outcome.registers.gpr[rax], registers.gpr[rax]);
+    EXPECT_EQ(outcome.registers.gpr[rcx], registers.gpr[rcx]);
+    EXPECT_EQ(outcome.registers.flags & status_flags, registers.flags & status_flags);
+    context.fs_base = before;
+
+    context.other_fs_base = 0;  // the host cannot take it
+    outcome = run(GUEST("swapgs; mov ebp,2"));
+    EXPECT_EQ(exit_of(outcome).kind, ExitKind::swapgs);
+    EXPECT_EQ(exit_of(outcome).target, kernel_rip);
+    EXPECT_EQ(outcome.registers.gpr[rcx], registers.gpr[rcx]);
+    EXPECT_EQ(context.fs_base, before);
+}
+
+TEST_F(TranslationSupervisor, PageFaultAddress)
+{
+    machine.context().cr2 = 0xffff'8880'1234'5678;
+    EXPECT_EQ(run(GUEST("mov r12,cr2")).registers.gpr[12], 0xffff'8880'1234'5678u);
 }
 
 TEST_F(TranslationSupervisor, TimeStampHasTheGuestsOffset)

@@ -17,7 +17,6 @@ struct Mode {
     bool user = false;
     bool privileged = false;  // user: the code runs at CPL 0: PUSHF shows IF
     bool masked = false;     // user at CPL 3: IF is clear, as PUSHF shows
-    bool access = false;     // supervisor code with EFLAGS.AC set (between STAC and CLAC)
     bool vector = false;     // x87, SSE and AVX instructions may run (CR0.EM, CR0.TS, CR4.OSFXSR,
                              // CR4.OSXSAVE, XCR0 allow all that CPUID shows)
     // user: the guest's GS.base is 0. The host's then holds the address of the table of
@@ -26,7 +25,7 @@ struct Mode {
     bool operator==(const Mode&) const = default;
     [[nodiscard]] unsigned key() const
     {
-        return (user ? 1u : 0u) | (access ? 2u : 0u) | (vector ? 4u : 0u) | (privileged ? 8u : 0u) |
+        return (user ? 1u : 0u) | (vector ? 4u : 0u) | (privileged ? 8u : 0u) |
                (masked ? 16u : 0u) | (gs_free ? 32u : 0u);
     }
 };
@@ -56,7 +55,8 @@ enum class ExitKind : std::uint8_t {
     syscall,    // as interpret, with a hint for the engine's own fast paths
     sysret,
     iret,
-    swapgs,
+    swapgs,     // one whose new GS.base the host cannot take
+    vectors,    // supervisor code: translated with Mode::vector alone
 };
 
 // One way out of a block. Jumps of user code to other pages are none: they go through the

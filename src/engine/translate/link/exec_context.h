@@ -56,13 +56,18 @@ struct alignas(64) ExecContext {
     std::uint32_t interrupted_exit;
     // 0x130: IA32_TSC_AUX.
     std::uint32_t tsc_aux;
-    std::uint32_t reserved[3];
+    std::uint32_t reserved;
+    // 0x138: worker: what SWAPGS makes fs_base, and the other way round; 0: cannot be had so.
+    std::uint64_t other_fs_base;
+    // 0x140: worker: CR2.
+    std::uint64_t cr2;
 };
 
 namespace context_offset {
 inline constexpr int gpr = 0x00, flags = 0x80, host_rip = 0x88, slot = 0x90, system_flags = 0xd0,
     exit = 0xd8, pending = 0xdc, tsc_offset = 0xe0, fs_base = 0xe8, gs_base = 0xf0, trap = 0xf8,
-    error = 0x100, address = 0x108, engine_rsp = 0x110, engine_fs = 0x118, target = 0x120, kicked = 0x128, tsc_aux = 0x130;
+    error = 0x100, address = 0x108, engine_rsp = 0x110, engine_fs = 0x118, target = 0x120, kicked = 0x128, tsc_aux = 0x130,
+    other_fs_base = 0x138, cr2 = 0x140;
 }
 static_assert(offsetof(ExecContext, flags) == context_offset::flags);
 static_assert(offsetof(ExecContext, slot) == context_offset::slot);
@@ -75,5 +80,7 @@ static_assert(offsetof(ExecContext, engine_rsp) == context_offset::engine_rsp);
 static_assert(offsetof(ExecContext, target) == context_offset::target);
 static_assert(offsetof(ExecContext, kicked) == context_offset::kicked);
 static_assert(offsetof(ExecContext, tsc_aux) == context_offset::tsc_aux);
+static_assert(offsetof(ExecContext, other_fs_base) == context_offset::other_fs_base);
+static_assert(offsetof(ExecContext, cr2) == context_offset::cr2);
 
 }  // namespace doppel::engine::translate

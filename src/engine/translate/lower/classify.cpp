@@ -43,7 +43,7 @@ struct Special {
 constexpr Special specials[] = {
     {M(SERIALIZE), Kind::serialize}, {M(NOP), Kind::nothing},     {M(LEA), Kind::lea},         {M(PUSHFQ), Kind::pushf},
     {M(LEAVE), Kind::leave},     {M(CLI), Kind::cli},         {M(STI), Kind::sti},
-    {M(STAC), Kind::stac},       {M(CLAC), Kind::clac},       {M(RDTSC), Kind::rdtsc}, {M(RDTSCP), Kind::rdtscp},
+    {M(CLAC), Kind::clac},       {M(RDTSC), Kind::rdtsc}, {M(RDTSCP), Kind::rdtscp},
     {M(SYSCALL), Kind::syscall}, {M(SYSRET), Kind::sysret},   {M(IRETQ), Kind::iret},
     {M(SWAPGS), Kind::swapgs},   {M(LOOP), Kind::loop},       {M(LOOPE), Kind::loop},
     {M(LOOPNE), Kind::loop},     {M(JRCXZ), Kind::loop},      {M(JMP), Kind::jump},
@@ -173,8 +173,8 @@ Kind special(const ZydisDecodedInstruction& decoded, Kind kind, const Mode& mode
         return mode.user || decoded.raw.rex.W == 0 ? Kind::interpret : kind;
     case Kind::cli: case Kind::sti: case Kind::iret: case Kind::swapgs:
         return mode.user ? Kind::interpret : kind;
-    case Kind::stac: case Kind::clac:
-        return mode.user || !cpuid.has(7, 0, 'b', 20) ? Kind::interpret : kind;
+    case Kind::clac:  // translated supervisor code runs with AC clear
+        return mode.user || !cpuid.has(7, 0, 'b', 20) ? Kind::interpret : Kind::nothing;
     case Kind::serialize:  // whatever guest code was changed is translated anew already
         return cpuid.has(7, 0, 'd', 14) ? Kind::nothing : Kind::interpret;
     case Kind::rdtscp:
@@ -206,8 +206,18 @@ Kind string(const ZydisDecodedInstruction& decoded)
 
 }  // namespace
 
-Kind classify(const ZydisDecodedInstruction& decoded, const ZydisDecodedOperand* operands,
-              const Mode& mode, const x86::CpuidPolicy& cpuid)
+namespace {
+
+bool reads_cr2(const ZydisDecodedInstruction& decoded, const ZydisDecodedOperand* operands)
+{
+    return decoded.mnemonic == ZYDIS_MNEMONIC_MOV && decoded.operand_count_visible == 2 &&
+           operands[1].type == ZYDIS_OPERAND_TYPE_REGISTER &&
+           operands[1].reg.value == ZYDIS_REGISTER_CR2 &&
+           (decoded.attributes & ZYDIS_ATTRIB_HAS_LOCK) == 0;
+}
+
+Kind classify_for(const ZydisDecodedInstruction& decoded, const ZydisDecodedOperand* operands,
+                  const Mode& mode, const x86::CpuidPolicy& cpuid)
 {
     const bool address_size = (decoded.attributes & ZYDIS_ATTRIB_HAS_ADDRESSSIZE) != 0;
     if (decoded.meta.category == ZYDIS_CATEGORY_STRINGOP) {
@@ -217,12 +227,25 @@ Kind classify(const ZydisDecodedInstruction& decoded, const ZydisDecodedOperand*
     if (entry.table == Table::special) return special(decoded, entry.kind, mode, cpuid);
     if (address_size) return Kind::interpret;
     if (entry.table == Table::integer) {
+        if (!mode.user && reads_cr2(decoded, operands)) return Kind::read_cr2;
         return decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
                        only_general_registers(decoded, operands)
                    ? Kind::plain
                    : Kind::interpret;
     }
     return by_instruction_set(decoded, operands, entry.table == Table::vector, mode, cpuid);
+}
+
+}  // namespace
+
+Kind classify(const ZydisDecodedInstruction& decoded, const ZydisDecodedOperand* operands,
+              const Mode& mode, const x86::CpuidPolicy& cpuid)
+{
+    const Kind kind = classify_for(decoded, operands, mode, cpuid);
+    if (kind != Kind::interpret || mode.user || mode.vector) return kind;
+    Mode with_vectors = mode;
+    with_vectors.vector = true;
+    return classify_for(decoded, operands, with_vectors, cpuid) == kind ? kind : Kind::vectors;
 }
 
 }  // namespace doppel::engine::translate

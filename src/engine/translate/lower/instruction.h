@@ -23,8 +23,9 @@ enum class Kind : std::uint8_t {
     leave,
     cli,
     sti,
-    stac,
     clac,
+    read_cr2,
+    swapgs,
     rdtsc, rdtscp, serialize,
     // These end a block.
     jump,
@@ -37,7 +38,7 @@ enum class Kind : std::uint8_t {
     syscall,
     sysret,
     iret,
-    swapgs,
+    vectors,  // supervisor code: translated with Mode::vector alone
 };
 
 inline bool ends_block(Kind kind)

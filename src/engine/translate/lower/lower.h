@@ -88,6 +88,7 @@ private:
     bool adjust_with_flags(const Instruction& instruction);
     bool lea_stack_pointer(const Instruction& instruction);
     bool leave_frame(const Instruction& instruction);
+    bool pop_stack_pointer();
 
     // branch.cpp
     bool push_return(const Instruction& instruction);
@@ -101,6 +102,7 @@ private:
     // system.cpp
     bool push_flags(const Instruction& instruction);
     void read_tsc();
+    void swap_gs(const Instruction& instruction);
 
     const Source& source_;
     Code& code_;

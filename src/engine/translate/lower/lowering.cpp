@@ -14,6 +14,7 @@ ExitKind exit_kind(Kind kind)
     case Kind::sysret: return ExitKind::sysret;
     case Kind::iret: return ExitKind::iret;
     case Kind::swapgs: return ExitKind::swapgs;
+    case Kind::vectors: return ExitKind::vectors;
     default: return ExitKind::interpret;
     }
 }
@@ -111,15 +112,11 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
         check_pending(rip_of(instruction));
         code_.store_byte(context_offset::system_flags + 1, 2);
         return Outcome::lowered;
-    case Kind::stac: case Kind::clac: {
-        const bool access = instruction.kind == Kind::stac;
-        if (access == source_.mode.access) return Outcome::lowered;
-        code_.store_byte(context_offset::system_flags + 2, access ? 4 : 0);
-        Mode mode = source_.mode;
-        mode.access = access;
-        go_to(rip_behind(instruction), mode);
-        return Outcome::ended;
-    }
+    case Kind::read_cr2:
+        if (instruction.modrm_rm() == rsp) return Outcome::failed;
+        code_.load(instruction.modrm_rm(), context_offset::cr2);
+        return Outcome::lowered;
+    case Kind::swapgs: swap_gs(instruction); return Outcome::lowered;
     case Kind::rdtsc: read_tsc(); return Outcome::lowered;
     case Kind::rdtscp:
         read_tsc();
@@ -137,12 +134,10 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
         return instruction.goes_on ? lowered(done) : ended(done);
     }
     case Kind::loop: return ended(loop(instruction));
-    // Entries for indirect branches are for code outside STAC and CLAC.
-    case Kind::jump_indirect: case Kind::call_indirect:
-        return ended(!source_.mode.access && indirect(instruction));
-    case Kind::ret: return ended(!source_.mode.access && ret(instruction));
-    case Kind::interpret: case Kind::syscall: case Kind::sysret: case Kind::iret: case Kind::swapgs:
-    case Kind::serialize:
+    case Kind::jump_indirect: case Kind::call_indirect: return ended(indirect(instruction));
+    case Kind::ret: return ended(ret(instruction));
+    case Kind::interpret: case Kind::syscall: case Kind::sysret: case Kind::iret:
+    case Kind::serialize: case Kind::clac: case Kind::vectors:
         return Outcome::failed;
     }
     return Outcome::failed;

@@ -9,18 +9,6 @@ namespace {
 constexpr std::uint8_t narrow_candidates[] = {rdx, rcx, rax, rsi, rdi, rbx};
 constexpr std::uint8_t wide_candidates[] = {rdx, rcx, rax, rsi, rdi, rbx, 8, 9, 10, 11, 14, 15};
 
-bool is_prefetch(const Instruction& instruction)
-{
-    switch (instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_PREFETCH: case ZYDIS_MNEMONIC_PREFETCHW: case ZYDIS_MNEMONIC_PREFETCHT0:
-    case ZYDIS_MNEMONIC_PREFETCHT1: case ZYDIS_MNEMONIC_PREFETCHT2:
-    case ZYDIS_MNEMONIC_PREFETCHNTA:
-        return true;
-    default:
-        return false;
-    }
-}
-
 std::uint8_t first_of(std::uint32_t registers, const Instruction& instruction)
 {
     const auto candidates = wide_base(instruction) ? std::span<const std::uint8_t>{wide_candidates}
@@ -77,7 +65,6 @@ bool Lowering::place_operand(const Instruction& instruction, Rewrite& rewrite) c
             // Already folded; FS and GS would add their base to the fold.
             if (instruction.segment != Segment::none) return false;
         } else {
-            if (source_.mode.access && !is_prefetch(instruction)) return false;
             switch (instruction.segment) {
             case Segment::none: rewrite.segment = Segment::gs; break;
             case Segment::gs: rewrite.segment = Segment::fs; break;
@@ -159,7 +146,7 @@ bool Lowering::string(const Instruction& instruction)
         rewrite.segment = instruction.segment;
         return copy(instruction, rewrite, code_);
     }
-    if (source_.mode.access || instruction.segment == Segment::fs) return false;
+    if (instruction.segment == Segment::fs) return false;
     if (instruction.uses(rsi)) {
         rewrite.segment = instruction.segment == Segment::gs ? Segment::fs : Segment::gs;
     }

@@ -22,8 +22,10 @@ bool Lowering::stack_pointer(std::span<const Instruction> rest)
     const Instruction& instruction = rest.front();
     const bool register_form = !instruction.memory && instruction.operand_width == 64;
     switch (instruction.mnemonic) {
-    case ZYDIS_MNEMONIC_PUSH: case ZYDIS_MNEMONIC_POP:
+    case ZYDIS_MNEMONIC_PUSH:
         return false;
+    case ZYDIS_MNEMONIC_POP:
+        return instruction.operand_width == 64 && instruction.opcode == 0x5c && pop_stack_pointer();
     case ZYDIS_MNEMONIC_MOV: {
         if (instruction.memory || instruction.operand_width < 32) break;
         if (instruction.opcode == 0xc7 || (instruction.opcode & 0xf8) == 0xb8) {
@@ -146,11 +148,22 @@ bool Lowering::lea_stack_pointer(const Instruction& instruction)
     return true;
 }
 
+bool Lowering::pop_stack_pointer()
+{
+    Borrowed borrowed = borrow(0, 0);
+    code_.load_immediate(borrowed.reg, fold);
+    borrowed_changes(borrowed);
+    constexpr std::uint8_t load_rsp[] = {0x48, 0x8b, 0x24, 0x24};  // mov rsp, [rsp]
+    code_.bytes(load_rsp, sizeof load_rsp);
+    code_.add_addresses(rsp, rsp, borrowed.reg);
+    give_back(borrowed);
+    return true;
+}
+
 // mov rsp, rbp; pop rbp: the load first, since it may fault.
 bool Lowering::leave_frame(const Instruction& instruction)
 {
     if (user_) return copy(instruction, {}, code_);
-    if (source_.mode.access) return false;
     Borrowed borrowed = borrow(0, 0);
     constexpr std::uint8_t load_rdx[] = {0x65, 0x48, 0x8b, 0x55, 0x00};  // mov rdx, gs:[rbp]
     code_.bytes(load_rdx, sizeof load_rdx);

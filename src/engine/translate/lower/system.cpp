@@ -45,6 +45,37 @@ void Lowering::read_tsc()
     code_.bytes(split, sizeof split);
 }
 
+// The other base is taken by FS of the host as fs_base is. Where the host cannot take it the
+// interpreter does the instruction.
+void Lowering::swap_gs(const Instruction& instruction)
+{
+    constexpr std::uint8_t jrcxz_over_jump[] = {0xe3, 0x02, 0xeb, 0x00};
+    constexpr std::uint8_t wrfsbase_rcx[] = {0xf3, 0x48, 0x0f, 0xae, 0xd1};
+    code_.save(rcx, Code::slot(1));
+    code_.load(rcx, context_offset::other_fs_base);
+    const std::uint32_t rcx_from = code_.size();
+    code_.bytes(jrcxz_over_jump, sizeof jrcxz_over_jump);
+    const std::uint32_t patch = code_.size() - 1;
+    code_.load(rcx, Code::slot(1));
+    const std::uint32_t jump = code_.jump_later();
+    const auto index = static_cast<std::uint32_t>(result_.exits.size());
+    result_.exits.push_back({ExitKind::swapgs, source_.mode, rip_of(instruction), 0, 0});
+    cold_[cold_count_++] = {Cold::Kind::stub, jump, index, 0};
+    code_.patch_byte(patch, code_.size());
+
+    code_.save(rax, Code::slot(0));
+    code_.load(rax, context_offset::fs_base);
+    const std::uint32_t rax_from = code_.size();
+    // In this order: entered again in the middle, fs_base is what FS.base becomes.
+    code_.save(rcx, context_offset::fs_base);
+    code_.bytes(wrfsbase_rcx, sizeof wrfsbase_rcx);
+    code_.save(rax, context_offset::other_fs_base);
+    code_.load(rax, Code::slot(0));
+    displaced(rax_from, rax, Displaced::Where::slot, 0);
+    code_.load(rcx, Code::slot(1));
+    displaced(rcx_from, rcx, Displaced::Where::slot, 1);
+}
+
 // Leaves to have the instruction at `target` interpreted when an interrupt waits; flags and
 // registers as they are.
 void Lowering::check_pending(std::uint64_t target)

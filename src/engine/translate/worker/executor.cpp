@@ -103,22 +103,39 @@ bool Executor::must_leave() const
 
 Executor::Stop Executor::interpret_many(std::uint64_t budget)
 {
-    take_fpu();
     ++counts_.interpreted_runs;
     return interpreter_.execute(budget);
 }
 
-Executor::Next Executor::interpret_one(ExitKind kind)
+Executor::Next Executor::interpret_one()
 {
     ASSERT(!in_context_);
-    if (kind == ExitKind::interpret) {
-        const Peek next = peek(*registers_.rip);
-        if (next.vectors) take_fpu();
-        ++opcode_counts_[next.opcode];
-    }
     ++counts_.interpreted;
     stop_ = interpreter_.step();
     return stop_ == Stop::budget ? Next::dispatch : Next::stop;
+}
+
+// What no translation may do now.
+Executor::Next Executor::interpret_here()
+{
+    // Conditions that last an instruction or two need no stretch.
+    const x86::CpuState& state = *registers_.state;
+    if (!state.code64() || state.events.activity != x86::Activity::running) {
+        stop_ = interpret_many(interpreted_stretch);
+    } else if (accesses_user_memory()) {
+        ++counts_.interpreted_runs;
+        stop_ = interpreter_.execute_while(AC);
+    } else {
+        return interpret_one();
+    }
+    return stop_ == Stop::budget ? Next::dispatch : Next::stop;
+}
+
+// Between STAC and CLAC, which supervisor code means for a few accesses to the lower half: no
+// window of the worker shows that.
+bool Executor::accesses_user_memory() const
+{
+    return (registers_.state->rflags & AC) != 0 && registers_.state->cpl() == 0;
 }
 
 Executor::Next Executor::dispatch()
@@ -129,15 +146,7 @@ Executor::Next Executor::dispatch()
         return Next::stop;
     }
     Mode mode;
-    if (!eligible(mode)) {
-        // Conditions that last an instruction or two need no stretch.
-        const x86::CpuState& state = *registers_.state;
-        const bool brief =
-            state.code64() && state.events.activity == x86::Activity::running;
-        if (brief) return interpret_one();
-        stop_ = interpret_many(interpreted_stretch);
-        return stop_ == Stop::budget ? Next::dispatch : Next::stop;
-    }
+    if (!eligible(mode)) return interpret_here();
     mode_ = mode;
     if (mode.user) {
         const bool user = !mode.privileged;
@@ -153,8 +162,7 @@ Executor::Next Executor::dispatch()
         if (user_fault_.pending) fill_after_fault();
     }
     Block* block = block_for(*registers_.rip, mode, false);
-    if (block == nullptr || block->exits.empty()) return interpret_one();
-    if (block->guest_count == 0) return interpret_one(block->exits.front().kind);
+    if (block == nullptr || block->guest_count == 0) return interpret_one();
     load_context(mode);
     host_rip_ = block->host;
     return Next::resume;
@@ -197,8 +205,7 @@ bool Executor::eligible(Mode& mode)
     }
     mode.vector = false;
     mode.gs_free = false;
-    mode.access = (state.rflags & AC) != 0 && (state.cr4 & x86::cr4::SMAP) != 0;
-    return gs_fits();
+    return gs_fits() && !accesses_user_memory();
 }
 
 void Executor::note_vector_state()
@@ -239,6 +246,7 @@ Executor::Next Executor::enter_user()
         make_initial(registers_.state->xsave);
         process.load_fpu(registers_.state->xsave);
         fpu_owner_ = &process;
+        interpreter_.vectors_elsewhere(true);
         ++counts_.fpu_loads;
     }
     if (space_->code_version != code_version_) {
@@ -319,10 +327,9 @@ Executor::Next Executor::after_site(const Site& site)
     const Exit exit = *site.exit;
     ++site_counts_[static_cast<unsigned>(exit.kind)];
     record(static_cast<std::uint8_t>(exit.kind), exit.target);
-    if (exit.kind == ExitKind::interpret && wants_vectors(exit.target)) {
+    if (exit.kind == ExitKind::vectors && vector_ok_) {
         Mode with_vectors = mode_;
         with_vectors.vector = true;
-        with_vectors.access = false;
         Block* block = block_for(exit.target, with_vectors, false);
         if (block != nullptr && block->guest_count != 0) {
             take_fpu();
@@ -331,14 +338,13 @@ Executor::Next Executor::after_site(const Site& site)
             return Next::resume;
         }
     }
-    if (exit.kind == ExitKind::swapgs && !must_leave()) return swap_gs(exit.target);
     if (exit.kind != ExitKind::direct) {
         unload_context(exit.target);
         if (must_leave()) {
             stop_ = Stop::attention;
             return Next::stop;
         }
-        return interpret_one(exit.kind);
+        return interpret_one();
     }
     ++counts_.direct;
     const std::uint32_t number = site.block->first_site +
@@ -360,24 +366,6 @@ Executor::Next Executor::after_site(const Site& site)
     return Next::resume;
 }
 
-// With the registers where they are: on every way into a Linux kernel and out of it.
-Executor::Next Executor::swap_gs(std::uint64_t rip)
-{
-    constexpr std::uint64_t length = 3;
-    ++counts_.interpreted;
-    x86::CpuState& state = *registers_.state;
-    std::swap(state.segments[x86::GS].base, state.kernel_gs_base);
-    interpreter_.mode_changed();
-    Block* next = gs_fits() ? block_for(rip + length, mode_, false) : nullptr;
-    if (next == nullptr || next->guest_count == 0) {
-        unload_context(rip + length);
-        return Next::dispatch;
-    }
-    context().fs_base = state.segments[x86::GS].base + fold;
-    host_rip_ = next->host;
-    return Next::resume;
-}
-
 // FS.base of the host takes the guest's GS.base, folded.
 bool Executor::gs_fits() const
 {
@@ -390,8 +378,7 @@ Executor::Next Executor::after_missing_target(std::uint64_t rip)
     record(0x10, rip);
     Block* next = nullptr;
     if (!mode_.user) {
-        // Entries are for the plain mode; there are no indirect branches between STAC and CLAC.
-        mode_.access = false;
+        // Entries are for the plain mode.
         mode_.vector = false;
     }
     // Code changes privilege only by other ways; supervisor code may still leave for the low half.
@@ -437,16 +424,6 @@ Executor::Next Executor::after_fault()
 Executor::Next Executor::after_page_fault(std::uint64_t address, bool write)
 {
     record(0x12, address);
-    if (!mode_.user && (registers_.state->cr4 & x86::cr4::SMAP) != 0) {
-        // Between STAC and CLAC only the stack is translated code's own: what it may touch then
-        // must not stay mapped.
-        if ((context().system_flags & AC) != 0) {
-            if (!unload_precisely()) return lost("a page fault in code that nobody knows");
-            return interpret_one();
-        }
-        // The interpreter's copy is older than a CLAC.
-        interpreter_.set_rflags(interpreter_.rflags() & ~AC);
-    }
     switch (window().fill(address, write)) {
     case Window::Fill::mapped:
         return Next::resume;

@@ -86,6 +86,7 @@ private:
     void pcid_flushed(unsigned type, std::uint16_t pcid, std::uint64_t linear) noexcept override;
     void code_written(std::uint64_t ram_offset) noexcept override;
     void code_decoded(std::uint64_t ram_offset) noexcept override;
+    void vectors_wanted() noexcept override { take_fpu(); }
 
     // WriteListener: somebody outside wrote to memory.
     void on_write(base::Gpa start, std::uint64_t size) noexcept override;
@@ -94,8 +95,9 @@ private:
     [[nodiscard]] bool eligible(Mode& mode);
     void note_vector_state();
     Stop interpret_many(std::uint64_t budget);
-    // One instruction. kind: what is known of it; interpret: nothing.
-    Next interpret_one(ExitKind kind = ExitKind::interpret);
+    Next interpret_one();
+    Next interpret_here();
+    [[nodiscard]] bool accesses_user_memory() const;
     Next dispatch();
     Next enter();
     Next enter_user();
@@ -104,7 +106,6 @@ private:
     Next lost(std::string text);
     Next mappings_refused();
     Next after_site(const Site& site);
-    Next swap_gs(std::uint64_t rip);
     [[nodiscard]] bool gs_fits() const;
     Next after_missing_target(std::uint64_t rip);
     Next after_fault();
@@ -127,6 +128,7 @@ private:
     void load_context(Mode mode);
     // Registers to the interpreter's state; RIP as given.
     void unload_context(std::uint64_t rip);
+    void take_swapped_gs();
     // The same from the middle of a block, undoing what its code displaced. False: nobody knows
     // the host address.
     bool unload_precisely();
@@ -149,15 +151,6 @@ private:
     void drop_supervisor_code(const std::vector<CodePages::Changed>& changed);
     void take_fpu();
     static void make_initial(x86::XsaveArea& area);
-    // The instruction there: its opcode (from 256 on: behind 0F), and whether it may touch x87
-    // or vector registers. Generously: a wrong yes costs a hand-over.
-    struct Peek {
-        std::uint16_t opcode = 0;
-        bool vectors = true;
-    };
-    [[nodiscard]] Peek peek(std::uint64_t rip);
-    std::size_t copy_code(std::uint64_t rip, std::span<std::uint8_t> to);
-    [[nodiscard]] bool wants_vectors(std::uint64_t rip);
     void record(std::uint8_t what, std::uint64_t detail);
 
     interpret::Interpreter& interpreter_;
@@ -230,8 +223,7 @@ private:
             device_faults = 0, odd_faults = 0, code_writes = 0, kicks = 0, steps = 0,
             fpu_saves = 0, fpu_loads = 0, lost = 0;
     } counts_;
-    std::array<std::uint64_t, 6> site_counts_{};  // by ExitKind
-    std::array<std::uint64_t, 512> opcode_counts_{};  // interpreted; from 256 on: behind 0F
+    std::array<std::uint64_t, 7> site_counts_{};  // by ExitKind
     struct Drops {
         std::uint32_t count = 0;
         std::uint64_t at = 0;  // blocks translated then

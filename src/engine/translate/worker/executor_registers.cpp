@@ -19,21 +19,6 @@ using x86::rflags::AC, x86::rflags::DF, x86::rflags::ID, x86::rflags::STATUS;
 constexpr std::uint64_t own_flags = STATUS | DF | ID;
 constexpr std::uint64_t host_flags = 0x202;  // IF and the bit that is always set
 
-// Of the opcodes behind 0F. Generous, where one opcode is several instructions.
-bool escaped_touches_vectors(std::uint8_t opcode)
-{
-    switch (opcode >> 4) {
-    case 0x0: return opcode == 0x0e || opcode == 0x0f;
-    case 0x1: return opcode < 0x18 && opcode >= 0x10;
-    case 0x2: return opcode >= 0x28;
-    case 0x3: return opcode == 0x38 || opcode == 0x3a;
-    case 0x5: case 0x6: case 0x7: case 0xd: case 0xe: case 0xf: return true;
-    case 0xa: return opcode == 0xae;
-    case 0xc: return opcode == 0xc2 || (opcode >= 0xc4 && opcode <= 0xc7);
-    default: return false;
-    }
-}
-
 }  // namespace
 
 ExecContext& Executor::context()
@@ -69,6 +54,9 @@ void Executor::load_context(Mode mode)
         to.flags = (flags & own_flags) | host_flags;
         to.system_flags = flags & ~own_flags;
         to.fs_base = state.segments[x86::GS].base + fold;
+        const std::uint64_t other = state.kernel_gs_base + fold;
+        to.other_fs_base = other < user_window_end ? other : 0;
+        to.cr2 = state.cr2;
         to.pending = window_wanted_ ? 1 : 0;
     }
     in_context_ = true;
@@ -85,9 +73,20 @@ void Executor::unload_context(std::uint64_t rip)
     } else {
         registers_.gpr[x86::RSP] -= fold;
         interpreter_.set_rflags((from.system_flags & ~own_flags) | (from.flags & own_flags));
+        take_swapped_gs();
     }
     *registers_.rip = rip;
     in_context_ = false;
+}
+
+// SWAPGS of translated code.
+void Executor::take_swapped_gs()
+{
+    x86::CpuState& state = *registers_.state;
+    std::uint64_t& base = state.segments[x86::GS].base;
+    if (base + fold == supervisor().fs_base) return;
+    std::swap(base, state.kernel_gs_base);
+    interpreter_.mode_changed();
 }
 
 bool Executor::at_point(std::uint64_t host, std::uint64_t& rip) const
@@ -131,52 +130,9 @@ void Executor::take_fpu()
     if (fpu_owner_ == nullptr) return;
     UserProcess* owner = fpu_owner_;
     fpu_owner_ = nullptr;
+    interpreter_.vectors_elsewhere(false);
     ++counts_.fpu_saves;
     if (!owner->save_fpu(registers_.state->xsave)) failure_ = "a user process died";
-}
-
-// Supervisor code that comes upon a vector instruction: worth having its registers loaded.
-bool Executor::wants_vectors(std::uint64_t rip)
-{
-    return !mode_.user && !mode_.vector && vector_ok_ &&
-           (supervisor().system_flags & AC) == 0 && peek(rip).vectors;
-}
-
-Executor::Peek Executor::peek(std::uint64_t rip)
-{
-    constexpr std::size_t longest = 15;
-    std::array<std::uint8_t, longest + 1> bytes;
-    const std::size_t size = copy_code(rip, std::span{bytes}.first(longest));
-    for (std::size_t i = 0; i + 1 < size; ++i) {
-        const std::uint8_t byte = bytes[i];
-        const bool prefix = byte == 0x66 || byte == 0xf2 || byte == 0xf3 || byte == 0xf0 ||
-                            (byte & 0xf0) == 0x40 || (byte & 0xe7) == 0x26 || byte == 0x64 ||
-                            byte == 0x65 || byte == 0x67;
-        if (prefix) continue;
-        if (byte != 0x0f) {
-            const bool x87_or_vex = (byte >= 0xd8 && byte <= 0xdf) || byte == 0x9b ||
-                                    byte == 0xc4 || byte == 0xc5 || byte == 0x62;
-            return {byte, x87_or_vex};
-        }
-        const std::uint8_t second = bytes[i + 1];
-        return {static_cast<std::uint16_t>(256 + second), escaped_touches_vectors(second)};
-    }
-    return {};
-}
-
-// As many bytes as can be fetched.
-std::size_t Executor::copy_code(std::uint64_t rip, std::span<std::uint8_t> to)
-{
-    std::size_t done = 0;
-    while (done < to.size()) {
-        std::uint64_t at = 0;
-        if (interpreter_.fetch(rip + done, at) || at == interpret::Interpreter::no_memory) break;
-        const std::size_t part =
-            std::min<std::size_t>(to.size() - done, base::page_size - (at & base::page_mask));
-        std::memcpy(to.data() + done, memory_.ram() + at, part);
-        done += part;
-    }
-    return done;
 }
 
 // Components whose registers are all zero become initial. To the guest it is the same; the
@@ -216,6 +172,7 @@ void Executor::forget_all()
     flush_.any = true;
     flush_.global = true;
     fpu_owner_ = nullptr;
+    interpreter_.vectors_elsewhere(false);
 }
 
 }  // namespace doppel::engine::translate

@@ -8,7 +8,7 @@ namespace doppel::engine::translate {
 
 namespace {
 
-constexpr const char* site_names[] = {"direct", "interpret", "syscall", "sysret", "iret", "swapgs"};
+constexpr const char* site_names[] = {"direct", "interpret", "syscall", "sysret", "iret", "swapgs", "vectors"};
 
 void add_window(base::CounterList& list, const std::string& name, const Window::Counters& counters)
 {
@@ -82,10 +82,11 @@ void Executor::counters(base::CounterList& list) const
     list.add("translate.fpu_loads", counts_.fpu_loads);
     list.add("translate.spaces", spaces_.all().size());
     list.add("translate.space_evictions", spaces_.evictions());
-    for (unsigned opcode = 0; opcode < opcode_counts_.size(); ++opcode) {
-        if (opcode_counts_[opcode] == 0) continue;
+    const auto opcodes = interpreter_.stepped();
+    for (unsigned opcode = 0; opcode < opcodes.size(); ++opcode) {
+        if (opcodes[opcode] == 0) continue;
         list.add(fmt::format("translate.interpreted_{}{:02x}", opcode < 256 ? "" : "0f_", opcode & 0xff),
-                 opcode_counts_[opcode]);
+                 opcodes[opcode]);
     }
     add_cache(list, "supervisor_code", supervisor_cache_.counters());
     add_cache(list, "user_code", user_cache_.counters());
