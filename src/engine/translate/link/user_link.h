@@ -52,15 +52,17 @@ inline constexpr unsigned user_mappings_max = 256;
 inline constexpr unsigned user_xsave_size = 2688;  // as x86::XsaveArea
 inline constexpr std::uint64_t user_xsave_components = 0xe7;
 
+// What the process watches while it waits shares no cache line with what the worker writes for
+// a turn: each look would take the line away between two writes.
 struct UserCommand {
     alignas(64) std::uint32_t turn;      // the worker's word (futex)
+    alignas(64) std::uint32_t spin;      // how many times to look before sleeping
     std::uint32_t worker_sleeping;       // wake the worker after reporting
-    std::uint32_t actions;
+    alignas(64) std::uint32_t actions;
     std::uint32_t mapping_count;
-    std::uint64_t xsave_mask;            // components to load and save
-    std::uint32_t spin;                  // how many times to look before sleeping
-    std::uint32_t kicked;                // == turn: do not enter, or come out
     std::uint64_t host_rip;              // where to enter: out of reach of guest code
+    std::uint64_t xsave_mask;            // components to load and save
+    std::uint32_t kicked;                // == turn: do not enter, or come out
     UserMapping mappings[user_mappings_max];
     alignas(64) std::uint8_t xsave[user_xsave_size];
 };

@@ -92,6 +92,7 @@ private:
     base::Result<void> attach(int pid);
     bool hand_over(std::uint32_t actions);
     void set_turn();
+    void prefetch_context() const;
     void take_over_spinning();
     bool spin_for_report(const std::atomic<std::uint32_t>* attention);
     bool wait_for_report(const std::atomic<std::uint32_t>* attention);

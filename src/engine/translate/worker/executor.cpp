@@ -350,7 +350,7 @@ Executor::Next Executor::after_site(const Site& site)
     const std::uint32_t number = site.block->first_site +
                                  static_cast<std::uint32_t>(site.exit - site.block->exits.data());
     Block* next = block_for(exit.target, exit.mode, exit.patch != 0);
-    if (next == nullptr || next->guest_count == 0) {
+    if (next == nullptr) {
         unload_context(exit.target);
         return Next::dispatch;
     }
@@ -362,7 +362,17 @@ Executor::Next Executor::after_site(const Site& site)
         ++code_version_;
     }
     mode_ = exit.mode;
-    host_rip_ = next->host;
+    return go_on_at(*next);
+}
+
+// A block that is one exit is left at once, for what it would leave for.
+Executor::Next Executor::go_on_at(const Block& block)
+{
+    if (block.guest_count == 0) {
+        unload_context(block.rip);
+        return Next::dispatch;
+    }
+    host_rip_ = block.host;
     return Next::resume;
 }
 
@@ -383,7 +393,7 @@ Executor::Next Executor::after_missing_target(std::uint64_t rip)
     }
     // Code changes privilege only by other ways; supervisor code may still leave for the low half.
     if (mode_.user ? !upper_half(rip) : upper_half(rip)) next = block_for(rip, mode_, true, true);
-    if (next == nullptr || next->guest_count == 0) {
+    if (next == nullptr) {
         unload_context(rip);
         return Next::dispatch;
     }
@@ -393,8 +403,7 @@ Executor::Next Executor::after_missing_target(std::uint64_t rip)
         unload_context(rip);
         return Next::dispatch;
     }
-    host_rip_ = next->host;
-    return Next::resume;
+    return go_on_at(*next);
 }
 
 Executor::Next Executor::after_fault()
