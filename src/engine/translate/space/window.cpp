@@ -22,7 +22,7 @@ struct Window::Impl {
     {
     }
 
-    Fill fill(std::uint64_t address, bool write);
+    Fill fill(std::uint64_t address, bool write, Around around);
     void flush(bool keep_global);
     void flush_page(std::uint64_t linear);
     void clear(bool unmap);
@@ -36,7 +36,7 @@ struct Window::Impl {
 private:
     bool lift_protection(std::uint64_t page, const x86::Translation& translation);
     Fill map_around(std::uint64_t page, const Region& region, const x86::Translation& translation,
-                    const RamPiece& piece);
+                    const RamPiece& piece, Around around);
     void find_code(Mapping& run, std::uint64_t page);
     bool show(const Mapping& run);
     bool show_or_start_over(const Mapping& run);
@@ -63,7 +63,7 @@ private:
 
 // ---- filling ---------------------------------------------------------------------------------
 
-Window::Fill Window::Impl::fill(std::uint64_t address, bool write)
+Window::Fill Window::Impl::fill(std::uint64_t address, bool write, Around around)
 {
     ++counters.fills;
     if (must_drop && !drop_everything()) return Fill::unmappable;
@@ -83,7 +83,7 @@ Window::Fill Window::Impl::fill(std::uint64_t address, bool write)
 
     const std::uint64_t page = address & ~base::page_mask;
     if (write && lift_protection(page, translation)) return Fill::mapped;
-    return map_around(page, *region, translation, *piece);
+    return map_around(page, *region, translation, *piece, around);
 }
 
 // A page that held code, in a mapping that is right otherwise.
@@ -105,7 +105,8 @@ bool Window::Impl::lift_protection(std::uint64_t page, const x86::Translation& t
 }
 
 Window::Fill Window::Impl::map_around(std::uint64_t page, const Region& region,
-                                      const x86::Translation& translation, const RamPiece& piece)
+                                      const x86::Translation& translation, const RamPiece& piece,
+                                      Around around)
 {
     if (mappings() > config.mappings_max) {
         ++counters.overflows;
@@ -115,7 +116,7 @@ Window::Fill Window::Impl::map_around(std::uint64_t page, const Region& region,
     further.clear();
     code_holes.clear();
     if (run.leaf_size == page_size) {
-        finder.look_around(run, region, further);
+        if (around == Around::neighbours) finder.look_around(run, region, further);
     } else {
         finder.extend(run, region);
         if (run.writable) find_code(run, page);
@@ -355,7 +356,10 @@ Window::Window(WindowConfig config, GuestPages& pages, HostMapper& mapper)
 
 Window::~Window() = default;
 
-Window::Fill Window::fill(std::uint64_t address, bool write) { return impl_->fill(address, write); }
+Window::Fill Window::fill(std::uint64_t address, bool write, Around around)
+{
+    return impl_->fill(address, write, around);
+}
 const x86::Fault& Window::fault() const { return impl_->fault; }
 std::uint64_t Window::linear(std::uint64_t address) const { return address - impl_->config.fold; }
 void Window::flush(bool keep_global) { impl_->flush(keep_global); }

@@ -53,8 +53,10 @@ public:
     Window(const Window&) = delete;
     Window& operator=(const Window&) = delete;
 
+    // Whether what lies around a page of 4 KiB is looked at, too.
+    enum class Around : std::uint8_t { neighbours, nothing };
     // The host faulted at `address` (a host address). write: it was a write.
-    Fill fill(std::uint64_t address, bool write);
+    Fill fill(std::uint64_t address, bool write, Around around = Around::neighbours);
     [[nodiscard]] const x86::Fault& fault() const;
 
     // Guest-linear address of a host address in this window's range (pure arithmetic).

@@ -174,7 +174,9 @@ void Executor::fill_after_fault()
 {
     user_fault_.pending = false;
     if (user_fault_.rip != *registers_.rip || user_fault_.space != space_) return;
-    static_cast<void>(space_->window().fill(user_fault_.address, user_fault_.write));
+    // The page was made for this write: there is no more around it than before.
+    const auto around = user_fault_.write ? Window::Around::nothing : Window::Around::neighbours;
+    static_cast<void>(space_->window().fill(user_fault_.address, user_fault_.write, around));
 }
 
 bool Executor::eligible(Mode& mode)
