@@ -217,6 +217,7 @@ public:
     std::array<std::uint64_t, 512> stepped{};  // by step(): Op::opcode
     std::uint64_t instructions = 0;
     std::uint64_t blocks_run = 0, tlb_misses = 0, page_walks = 0, thunk_runs = 0, device_exits = 0;
+    std::uint64_t device_accesses = 0;  // to memory, the local APIC's page included
     std::array<std::uint64_t, 32> exceptions{};
     std::uint64_t interrupts = 0;
 

@@ -168,6 +168,8 @@ public:
         return !core_.state.events.nmi_blocked && !core_.state.events.interrupt_shadow &&
                !core_.in_device_access() && !shut_down_;
     }
+    [[nodiscard]] bool in_device_access() const override { return core_.in_device_access(); }
+    [[nodiscard]] std::uint64_t device_accesses() const override { return core_.device_accesses; }
     [[nodiscard]] bool interrupts_enabled() const override
     {
         return (core_.state.rflags & x86::rflags::IF) != 0;

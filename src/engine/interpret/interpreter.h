@@ -175,6 +175,11 @@ public:
     [[nodiscard]] virtual bool interrupts_enabled() const = 0;
     virtual void deliver_interrupt(std::uint8_t vector) = 0;
     virtual void deliver_nmi() = 0;
+    // The current instruction has had its exit and is to be finished by step() or execute().
+    [[nodiscard]] virtual bool in_device_access() const = 0;
+    // So far, to memory that is none: devices, the local APIC's page, nothing. For telling whether
+    // an instruction made one.
+    [[nodiscard]] virtual std::uint64_t device_accesses() const = 0;
     // Leave HLT (activity becomes running).
     virtual void wake() = 0;
 

@@ -223,6 +223,7 @@ bool MemoryAccess::device(Core& core, const Exit& what, std::uint64_t& value) no
 
 bool MemoryAccess::device_read(Core& core, Gpa gpa, std::span<std::byte> to) noexcept
 {
+    ++core.device_accesses;
     while (!to.empty()) {
         const unsigned size = piece_size(to.size());
         std::uint64_t value = 0;
@@ -240,6 +241,7 @@ bool MemoryAccess::device_read(Core& core, Gpa gpa, std::span<std::byte> to) noe
 
 bool MemoryAccess::device_write(Core& core, Gpa gpa, std::span<const std::byte> from) noexcept
 {
+    ++core.device_accesses;
     while (!from.empty()) {
         const unsigned size = piece_size(from.size());
         std::uint64_t value = 0;

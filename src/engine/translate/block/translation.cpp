@@ -26,6 +26,12 @@ struct Decoded {
     Follows follows = Follows::nothing;
 };
 
+bool is_device(const Source& source, std::size_t at)
+{
+    const auto offset = static_cast<std::uint16_t>((source.rip + at) & 0xfff);
+    return std::find(source.devices.begin(), source.devices.end(), offset) != source.devices.end();
+}
+
 void decode_block(const Source& source, const x86::CpuidPolicy& cpuid, Decoded& block)
 {
     const std::size_t size = std::min(source.bytes.size(), block.bytes.size());
@@ -44,6 +50,7 @@ void decode_block(const Source& source, const x86::CpuidPolicy& cpuid, Decoded& 
             block.follows = Follows::crossing;
             return;
         }
+        if (is_device(source, at)) instruction.kind = Kind::device;
         instruction.offset = static_cast<std::uint16_t>(at);
         at += instruction.length;
         ++block.count;

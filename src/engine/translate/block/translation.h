@@ -40,6 +40,9 @@ struct Source {
     // guest_bytes tell.
     std::size_t own_bytes = 0;
     Mode mode;
+    // Offsets in the page of `rip` of instructions that are left to the interpreter, since they
+    // access devices.
+    std::span<const std::uint16_t> devices;
 };
 
 // Where the code goes: `write` is the writable alias of host address `address`.
@@ -57,7 +60,9 @@ enum class ExitKind : std::uint8_t {
     iret,
     swapgs,     // one whose new GS.base the host cannot take
     vectors,    // supervisor code: translated with Mode::vector alone
+    device,     // as interpret: one of Source::devices
 };
+inline constexpr unsigned exit_kinds = 8;
 
 // One way out of a block. Jumps of user code to other pages are none: they go through the
 // table of targets, as indirect branches do, since another page may be mapped otherwise later.

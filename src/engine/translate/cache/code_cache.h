@@ -92,6 +92,8 @@ public:
         return host - config_.address < config_.size;
     }
 
+    // It is found no longer, and nothing leads to it. Links to it are undone: code changes.
+    void drop(Block& block);
     // Drops what was translated from the page. The callback learns of the RIPs of entries.
     void drop_page(std::uint64_t ram_page);
     // Of those, only blocks that have their bytes of it from this linear page.
@@ -120,7 +122,6 @@ private:
     [[nodiscard]] CodeSpace space(std::uint64_t need);
     void next_region();
     void empty(Region& region);
-    void drop(Block& block);
     void forget_page(std::uint64_t ram_page, Block& block);
     void forget_incoming(Block& from);
     void patch(const Block& block, const Exit& exit, std::uint64_t to);

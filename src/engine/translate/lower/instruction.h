@@ -39,6 +39,7 @@ enum class Kind : std::uint8_t {
     sysret,
     iret,
     vectors,  // supervisor code: translated with Mode::vector alone
+    device,   // one of Source::devices
 };
 
 inline bool ends_block(Kind kind)

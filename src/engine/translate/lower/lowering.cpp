@@ -15,6 +15,7 @@ ExitKind exit_kind(Kind kind)
     case Kind::iret: return ExitKind::iret;
     case Kind::swapgs: return ExitKind::swapgs;
     case Kind::vectors: return ExitKind::vectors;
+    case Kind::device: return ExitKind::device;
     default: return ExitKind::interpret;
     }
 }
@@ -137,7 +138,7 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
     case Kind::jump_indirect: case Kind::call_indirect: return ended(indirect(instruction));
     case Kind::ret: return ended(ret(instruction));
     case Kind::interpret: case Kind::syscall: case Kind::sysret: case Kind::iret:
-    case Kind::serialize: case Kind::clac: case Kind::vectors:
+    case Kind::serialize: case Kind::clac: case Kind::vectors: case Kind::device:
         return Outcome::failed;
     }
     return Outcome::failed;

@@ -145,6 +145,11 @@ Executor::Next Executor::dispatch()
         stop_ = Stop::attention;
         return Next::stop;
     }
+    // Done with the device, not yet with the instruction.
+    if (interpreter_.in_device_access()) {
+        stop_ = interpreter_.step();
+        return stop_ == Stop::budget ? Next::dispatch : Next::stop;
+    }
     Mode mode;
     if (!eligible(mode)) return interpret_here();
     mode_ = mode;
@@ -162,7 +167,8 @@ Executor::Next Executor::dispatch()
         if (user_fault_.pending) fill_after_fault();
     }
     Block* block = block_for(*registers_.rip, mode, false);
-    if (block == nullptr || block->guest_count == 0) return interpret_one();
+    if (block == nullptr) return interpret_one();
+    if (block->guest_count == 0) return interpret_exit(block->exits.front().kind, *block);
     load_context(mode);
     host_rip_ = block->host;
     return Next::resume;
@@ -346,7 +352,7 @@ Executor::Next Executor::after_site(const Site& site)
             stop_ = Stop::attention;
             return Next::stop;
         }
-        return interpret_one();
+        return interpret_exit(exit.kind, *site.block);
     }
     ++counts_.direct;
     const std::uint32_t number = site.block->first_site +
@@ -435,7 +441,8 @@ Executor::Next Executor::after_fault()
 Executor::Next Executor::after_page_fault(std::uint64_t address, bool write)
 {
     record(0x12, address);
-    switch (window().fill(address, write)) {
+    const Window::Fill filled = window().fill(address, write);
+    switch (filled) {
     case Window::Fill::mapped:
         return Next::resume;
     case Window::Fill::fault: {
@@ -452,7 +459,9 @@ Executor::Next Executor::after_page_fault(std::uint64_t address, bool write)
         break;
     }
     ++counts_.device_faults;
+    Block* const block = cache().block_at(host_rip_);
     if (!unload_precisely()) return lost("a device access in code that nobody knows");
+    if (filled == Window::Fill::device) learn_device(*block);
     return interpret_one();
 }
 

@@ -27,6 +27,7 @@
 #include "engine/translate/space/window.h"
 #include "engine/translate/worker/address_spaces.h"
 #include "engine/translate/worker/code_pages.h"
+#include "engine/translate/worker/device_sites.h"
 #include "engine/translate/worker/supervisor_mapper.h"
 #include "memory/guest_memory.h"
 
@@ -98,6 +99,11 @@ private:
     Next interpret_one();
     Next interpret_here();
     [[nodiscard]] bool accesses_user_memory() const;
+    // The instruction at RIP, which `block` left to the interpreter.
+    Next interpret_exit(ExitKind kind, Block& block);
+    Next interpret_device(Block& block);
+    // The instruction at RIP accessed a device from within the block.
+    void learn_device(Block& block);
     Next dispatch();
     Next enter();
     Next enter_user();
@@ -224,12 +230,13 @@ private:
             device_faults = 0, odd_faults = 0, code_writes = 0, kicks = 0, steps = 0,
             fpu_saves = 0, fpu_loads = 0, lost = 0;
     } counts_;
-    std::array<std::uint64_t, 7> site_counts_{};  // by ExitKind
+    std::array<std::uint64_t, exit_kinds> site_counts_{};  // by ExitKind
     struct Drops {
         std::uint32_t count = 0;
         std::uint64_t at = 0;  // blocks translated then
     };
     std::unordered_map<std::uint64_t, Drops> drops_;  // by RAM page
+    DeviceSites devices_;
 };
 
 }  // namespace doppel::engine::translate

@@ -2,6 +2,7 @@
 #include "engine/translate/worker/executor.h"
 
 #include <cstring>
+#include <tuple>
 
 #include "base/address.h"
 
@@ -69,6 +70,7 @@ Block* Executor::translate_block(CodeCache& code, std::uint64_t rip, std::uint64
         std::memcpy(joined.data() + source.own_bytes, memory_.ram() + second, tail);
         source.bytes = {joined.data(), source.own_bytes + tail};
     }
+    source.devices = devices_.learned(ram_offset & ~base::page_mask);
     Block& block = code.add(source, ram_offset, second, target);
     ++code_version_;
     if (block.second_page == Block::no_page) return &block;
@@ -131,8 +133,40 @@ void Executor::drop_code(std::uint64_t ram_page)
     drops.at = supervisor_cache_.counters().blocks + user_cache_.counters().blocks;
     supervisor_cache_.drop_page(ram_page);
     user_cache_.drop_page(ram_page);
+    devices_.forget_page(ram_page);
     interpreter_.unwatch_code(ram_page);
     ++code_version_;
+}
+
+// ---- devices ---------------------------------------------------------------------------------------
+
+void Executor::learn_device(Block& block)
+{
+    if (!devices_.faulted(block.ram_offset + (*registers_.rip - block.rip))) return;
+    cache().drop(block);
+    ++code_version_;
+}
+
+Executor::Next Executor::interpret_exit(ExitKind kind, Block& block)
+{
+    return kind == ExitKind::device ? interpret_device(block) : interpret_one();
+}
+
+Executor::Next Executor::interpret_device(Block& block)
+{
+    const std::uint64_t ram_offset = block.ram_offset + (*registers_.rip - block.rip);
+    const auto [block_offset, block_rip, block_mode] =
+        std::tuple{block.ram_offset, block.rip, block.mode};
+    const std::uint64_t before = interpreter_.device_accesses();
+    const Next next = interpret_one();
+    if (devices_.interpreted(ram_offset, interpreter_.device_accesses() != before)) return next;
+    // The instruction may have dropped it, or the whole page.
+    CodeCache& code = block_mode.user ? user_cache_ : supervisor_cache_;
+    if (Block* found = code.find(block_offset, block_rip, block_mode)) {
+        code.drop(*found);
+        ++code_version_;
+    }
+    return next;
 }
 
 void Executor::protect(std::uint64_t ram_page)

@@ -8,7 +8,9 @@ namespace doppel::engine::translate {
 
 namespace {
 
-constexpr const char* site_names[] = {"direct", "interpret", "syscall", "sysret", "iret", "swapgs", "vectors"};
+constexpr const char* site_names[] = {"direct", "interpret", "syscall", "sysret",
+                                      "iret",   "swapgs",    "vectors", "device"};
+static_assert(std::size(site_names) == exit_kinds);
 
 void add_window(base::CounterList& list, const std::string& name, const Window::Counters& counters)
 {
@@ -71,6 +73,8 @@ void Executor::counters(base::CounterList& list) const
     list.add("translate.exit_fault", counts_.faults);
     list.add("translate.guest_page_faults", counts_.page_faults_guest);
     list.add("translate.device_faults", counts_.device_faults);
+    list.add("translate.device_sites", devices_.learned_in_all());
+    list.add("translate.device_sites_forgotten", devices_.forgotten());
     list.add("translate.odd_faults", counts_.odd_faults);
     list.add("translate.code_writes", counts_.code_writes);
     list.add("translate.exit_kick", counts_.kicks);
