@@ -9,6 +9,7 @@
 #include "base/counters.h"
 #include "base/result.h"
 #include "bus/clock.h"
+#include "bus/doorbell.h"
 #include "bus/interrupts.h"
 #include "engine/exit.h"
 #include "memory/guest_memory.h"
@@ -73,6 +74,9 @@ public:
     virtual bus::InterruptSink* interrupt_sink() { return nullptr; }
     virtual bus::LocalInterrupts* local_interrupts() { return nullptr; }
     virtual void connect(bus::InterruptSource& source) { static_cast<void>(source); }
+
+    // For devices: guest writes that need no exit. Before vCPUs and while they run.
+    virtual bus::Doorbells& doorbells() = 0;
 
     // Back to power-on, interrupt controllers and local APICs included. vCPUs stopped.
     virtual void reset() noexcept = 0;

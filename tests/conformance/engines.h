@@ -22,6 +22,7 @@ public:
 
     memory::GuestMemory& memory() { return *memory_; }
     engine::Vcpu& vcpu() { return *vcpu_; }
+    engine::Engine& engine() { return *engine_; }
     // The local APIC as after power-up.
     void reset() { engine_->reset(); }
     // By the engine's counters.

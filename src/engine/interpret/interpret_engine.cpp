@@ -1,6 +1,7 @@
 // The interpret engine: its vCPUs and the routing of interrupt messages between them.
 #include <vector>
 
+#include "bus/doorbell_set.h"
 #include "engine/engine.h"
 #include "engine/interpret/vcpu.h"
 
@@ -36,6 +37,7 @@ public:
 
     bus::LocalInterrupts* local_interrupts() override { return this; }
     void connect(bus::InterruptSource& source) override { source_ = &source; }
+    bus::Doorbells& doorbells() override { return doorbells_; }
 
     void reset() noexcept override
     {
@@ -43,6 +45,11 @@ public:
             vcpus_[i]->reset_apic();
             vcpus_[i]->set_state(x86::reset_state(i == 0));
         }
+    }
+
+    void counters(base::CounterList& list) const override
+    {
+        list.add("doorbells.rung", doorbells_.rung());
     }
 
 private:
@@ -78,10 +85,16 @@ private:
         if (lowest != nullptr) lowest->accept(message);
     }
     bus::InterruptSource* source() noexcept override { return source_; }
+    bool ring(bus::Space space, std::uint64_t address, unsigned size,
+              std::uint64_t value) noexcept override
+    {
+        return doorbells_.ring(space, address, size, value);
+    }
 
     EngineConfig config_;
     std::vector<InterpretVcpu*> vcpus_;
     bus::InterruptSource* source_ = nullptr;
+    bus::DoorbellSet doorbells_;
 };
 
 }  // namespace

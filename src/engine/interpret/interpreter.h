@@ -36,6 +36,15 @@ public:
     // MSRs that the interpreter does not know: somebody else may, so stop before the
     // instruction instead of #GP.
     virtual bool has_other_msrs() noexcept { return false; }
+    // The guest writes to a device. True: that was a doorbell, and it has been rung; there is no
+    // exit. An instruction that is started anew may ring twice.
+    virtual bool ring(bus::Space space, std::uint64_t address, unsigned size,
+                      std::uint64_t value) noexcept
+    {
+        static_cast<void>(space), static_cast<void>(address);
+        static_cast<void>(size), static_cast<void>(value);
+        return false;
+    }
     // The guest's time-stamp counter is VmClock::tsc() + offset from now on.
     virtual void tsc_offset_changed(std::uint64_t offset) noexcept { static_cast<void>(offset); }
     // For the paravirtual clock: nanoseconds since 1970 (CLOCK_REALTIME unless overridden), and

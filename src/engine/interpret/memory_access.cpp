@@ -198,6 +198,20 @@ bool MemoryAccess::admit(Core& core, std::uint64_t& linear, std::size_t size, un
 
 // ---- devices ---------------------------------------------------------------------------------
 
+// The write is for a doorbell, and done.
+static bool rings(Core& core, const Exit& what) noexcept
+{
+    if (core.system == nullptr) return false;
+    Environment& environment = core.system->environment();
+    if (const auto* write = std::get_if<MmioWriteExit>(&what)) {
+        return environment.ring(bus::Space::memory, write->gpa.value, write->size, write->value);
+    }
+    if (const auto* write = std::get_if<IoWriteExit>(&what)) {
+        return environment.ring(bus::Space::port, write->port, write->size, write->value);
+    }
+    return false;
+}
+
 // One access of the current instruction to a device: answered from the log when the
 // instruction restarts, else an exit. Writes count as done once they were handed out.
 bool MemoryAccess::device(Core& core, const Exit& what, std::uint64_t& value) noexcept
@@ -212,6 +226,7 @@ bool MemoryAccess::device(Core& core, const Exit& what, std::uint64_t& value) no
         // Guest memory changed between the two runs: what was logged is another instruction's.
         core.device_log_.resize(core.device_cursor_);
     }
+    if (rings(core, what)) return true;
     const bool write =
         std::holds_alternative<IoWriteExit>(what) || std::holds_alternative<MmioWriteExit>(what);
     core.device_log_.push_back({what, value, write});

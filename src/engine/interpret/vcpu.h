@@ -21,10 +21,12 @@
 
 namespace doppel::engine::interpret {
 
-// What a vCPU asks of its engine: where IPIs and EOIs go.
+// What a vCPU asks of its engine: where IPIs, EOIs and writes to doorbells go.
 class ApicRouter {
 public:
     virtual ~ApicRouter() = default;
+    virtual bool ring(bus::Space space, std::uint64_t address, unsigned size,
+                      std::uint64_t value) noexcept = 0;
     virtual void route(const x86::ApicMessage& message, unsigned sender) noexcept = 0;
     [[nodiscard]] virtual bus::InterruptSource* source() noexcept = 0;
 };
@@ -67,6 +69,11 @@ private:
     std::uint64_t tsc_deadline() noexcept override;
     std::uint32_t apic_id() noexcept override { return apic_.id(); }
     bool rejected() noexcept override { return rejected_; }
+    bool ring(bus::Space space, std::uint64_t address, unsigned size,
+              std::uint64_t value) noexcept override
+    {
+        return router_.ring(space, address, size, value);
+    }
     void tsc_offset_changed(std::uint64_t offset) noexcept override;
     std::uint64_t steal_ns() noexcept override;
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/log.h"
+#include "bus/doorbell_set.h"
 #include "engine/engine.h"
 #include "engine/kvm/api.h"
 #include "engine/host_probe.h"
@@ -55,6 +56,42 @@ RoutingList routing()
     return list;
 }
 
+// KVM watches for the writes itself.
+class KvmDoorbells final : public bus::DoorbellSet {
+public:
+    explicit KvmDoorbells(const base::Fd& vm) : vm_(vm) {}
+
+protected:
+    base::Result<void> bound(unsigned, int event, const bus::DoorbellAddress& address) override
+    {
+        const kvm_ioeventfd wanted = ioeventfd(event, address);
+        TRY(checked("KVM_IOEVENTFD", vm_.get(), KVM_IOEVENTFD, &wanted));
+        return {};
+    }
+    void unbound(unsigned, int event, const bus::DoorbellAddress& address) noexcept override
+    {
+        kvm_ioeventfd gone = ioeventfd(event, address);
+        gone.flags |= KVM_IOEVENTFD_FLAG_DEASSIGN;
+        // Fails only for what was never assigned.
+        ASSERT(call(vm_.get(), KVM_IOEVENTFD, &gone) == 0);
+    }
+
+private:
+    static kvm_ioeventfd ioeventfd(int event, const bus::DoorbellAddress& address)
+    {
+        kvm_ioeventfd result{};
+        result.addr = address.address;
+        result.len = address.size;
+        result.fd = event;
+        result.datamatch = address.value.value_or(0);
+        if (address.value) result.flags |= KVM_IOEVENTFD_FLAG_DATAMATCH;
+        if (address.space == bus::Space::port) result.flags |= KVM_IOEVENTFD_FLAG_PIO;
+        return result;
+    }
+
+    const base::Fd& vm_;
+};
+
 class KvmEngine final : public Engine, private bus::InterruptSink {
 public:
     static base::Result<std::unique_ptr<Engine>> create(const EngineConfig& config)
@@ -96,6 +133,7 @@ public:
     }
 
     bus::InterruptSink* interrupt_sink() override { return this; }
+    bus::Doorbells& doorbells() override { return doorbells_; }
 
     void reset() noexcept override
     {
@@ -189,6 +227,7 @@ private:
     x86::CpuidPolicy cpuid_;
     x86::CpuidPolicy completion_cpuid_;
     base::Fd vm_;
+    KvmDoorbells doorbells_{vm_};
     std::array<kvm_irqchip, chips.size()> initial_chips_{};
     std::vector<KvmVcpu*> vcpus_;  // owned by the VM, alive until it stops
     std::atomic<std::uint64_t> lines_set_{0}, msis_sent_{0}, failed_calls_{0};

@@ -14,6 +14,7 @@
 #include <thread>
 
 #include "base/bytes.h"
+#include "bus/doorbell_set.h"
 
 namespace doppel::vm {
 namespace {
@@ -79,6 +80,7 @@ public:
         return std::unique_ptr<engine::Vcpu>{std::make_unique<ScriptedVcpu>(script_)};
     }
     bus::LocalInterrupts* local_interrupts() override { return this; }
+    bus::Doorbells& doorbells() override { return doorbells_; }
     void reset() noexcept override { ++script_.engine_resets; }
     void deliver(const bus::Msi&) noexcept override {}
     void set_external_interrupt(bool) noexcept override {}
@@ -86,6 +88,7 @@ public:
 
 private:
     Script& script_;
+    bus::DoorbellSet doorbells_;
 };
 
 class VmTest : public testing::Test {

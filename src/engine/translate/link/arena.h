@@ -1,7 +1,7 @@
 // The arena: the memory (a memfd) that the VMM makes for one worker, and what the worker
 // finds in it when it starts.
 //
-//   Mailbox │ Setup │ code map: one bit a RAM page (GuestMemory::share_code_map())
+//   Mailbox │ Setup │ DoorbellTable │ code map: one bit a RAM page (GuestMemory::share_code_map())
 //
 // The descriptors that a worker is started with are below; it has no others but stderr.
 #pragma once
@@ -9,6 +9,7 @@
 #include <csignal>
 #include <cstdint>
 
+#include "engine/translate/link/doorbell_table.h"
 #include "engine/translate/link/mailbox.h"
 #include "x86/cpuid.h"
 
@@ -17,7 +18,8 @@ namespace doppel::engine::translate {
 inline constexpr int arena_fd = 3;
 inline constexpr int ram_fd = 4;
 inline constexpr int lifeline_fd = 5;      // a pipe's read end: its end of file ends the worker
-inline constexpr int first_free_fd = 6;
+inline constexpr int doorbell_fd = 6;      // eventfds, doorbell_count of them, to write to
+inline constexpr int first_free_fd = doorbell_fd + static_cast<int>(doorbell_count);
 
 // Sent by the VMM to the worker's vCPU thread when Mailbox::in_guest says in_guest_code; the
 // timer's signal is the worker's own.
@@ -46,13 +48,15 @@ struct Setup {
     // harmless: the VMM names the worker's process with it.
     std::atomic<std::uint32_t> worker_thread;
 };
-inline constexpr std::uint32_t setup_version = 1;
+inline constexpr std::uint32_t setup_version = 2;
 
 namespace arena_offset {
 inline constexpr std::uint64_t page = 4096;
 inline constexpr std::uint64_t mailbox = 0;
 inline constexpr std::uint64_t setup = (sizeof(Mailbox) + page - 1) & ~(page - 1);
-inline constexpr std::uint64_t code_map = setup + ((sizeof(Setup) + page - 1) & ~(page - 1));
+inline constexpr std::uint64_t doorbells = setup + ((sizeof(Setup) + page - 1) & ~(page - 1));
+inline constexpr std::uint64_t code_map =
+    doorbells + ((sizeof(DoorbellTable) + page - 1) & ~(page - 1));
 }  // namespace arena_offset
 
 inline std::uint64_t arena_size(std::uint64_t ram_size)

@@ -25,10 +25,11 @@ base::Result<Arena> Arena::create(const EngineConfig& config, unsigned vcpu_inde
     arena.region_ = TRY(base::MappedRegion::map(size, PROT_READ | PROT_WRITE,
                                                 MAP_SHARED | MAP_NORESERVE, arena.fd_.get()));
     std::byte* const base = arena.region_.data();
-    // SAFETY: the region is page-aligned and has room for all three. The code map's words are
+    // SAFETY: the region is page-aligned and has room for all four. The code map's words are
     // the zeros of a new file, which are atomics of zero.
     arena.mailbox_ = new (base + arena_offset::mailbox) Mailbox{};
     arena.setup_ = new (base + arena_offset::setup) Setup{};
+    arena.doorbells_ = new (base + arena_offset::doorbells) DoorbellTable{};
     arena.code_map_ = reinterpret_cast<std::atomic<std::uint64_t>*>(base + arena_offset::code_map);
 
     Setup& setup = *arena.setup_;

@@ -19,6 +19,7 @@ public:
     [[nodiscard]] int fd() const { return fd_.get(); }
     [[nodiscard]] Mailbox& mailbox() const { return *mailbox_; }
     [[nodiscard]] Setup& setup() const { return *setup_; }
+    [[nodiscard]] DoorbellTable& doorbells() const { return *doorbells_; }
     // Of the RAM page: the worker has decoded or translated code from it.
     [[nodiscard]] bool holds_code(std::uint64_t ram_offset) const
     {
@@ -31,6 +32,7 @@ private:
     base::MappedRegion region_;
     Mailbox* mailbox_ = nullptr;
     Setup* setup_ = nullptr;
+    DoorbellTable* doorbells_ = nullptr;
     std::atomic<std::uint64_t>* code_map_ = nullptr;
 };
 

@@ -40,7 +40,7 @@ std::span<const std::byte> image()
 constexpr rlim_t stack_limit = 0x800000000000 - worker_high_end;
 
 // Of the child's descriptors while it arranges them.
-constexpr int above_all_fixed = 64;
+constexpr int above_all_fixed = 2 * first_free_fd;
 
 // ---- in the child, between fork and exec: system calls alone ----------------------------------
 
@@ -53,6 +53,7 @@ struct Failure {
 
 struct ChildPlan {
     int null_device, arena, ram, lifeline, program, report;  // all at least above_all_fixed
+    DoorbellEvents doorbells;                                // these, too
 };
 
 [[noreturn]] void fail(const ChildPlan& plan, Step step)
@@ -79,11 +80,14 @@ struct ChildPlan {
     // Those that stay open across exec, at their numbers; then nothing else but these two.
     constexpr int program = first_free_fd;
     constexpr int report = first_free_fd + 1;
-    const bool arranged =
+    bool arranged =
         ::dup2(plan.null_device, STDIN_FILENO) >= 0 && ::dup2(plan.null_device, STDOUT_FILENO) >= 0 &&
         ::dup2(plan.arena, arena_fd) >= 0 && ::dup2(plan.ram, ram_fd) >= 0 &&
         ::dup2(plan.lifeline, lifeline_fd) >= 0 && ::dup3(plan.program, program, O_CLOEXEC) >= 0 &&
         ::dup3(plan.report, report, O_CLOEXEC) >= 0;
+    for (unsigned i = 0; i < doorbell_count; ++i) {
+        arranged = arranged && ::dup2(plan.doorbells[i], doorbell_fd + static_cast<int>(i)) >= 0;
+    }
     if (!arranged) fail(plan, Step::descriptors);
     ::syscall(SYS_close_range, report + 1, ~0u, 0);
 
@@ -174,7 +178,8 @@ std::string launch_problem()
     return {};
 }
 
-base::Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(int arena, int ram)
+base::Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(int arena, int ram,
+                                                                   const DoorbellEvents& doorbells)
 {
     const base::Fd null_device{::open("/dev/null", O_RDWR | O_CLOEXEC)};
     if (!null_device.valid()) {
@@ -186,8 +191,13 @@ base::Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(int arena, int
     base::Fd copies[] = {TRY(duplicate(null_device.get())), TRY(duplicate(arena)),
                                TRY(duplicate(ram)), TRY(duplicate(lifeline.read.get())),
                                TRY(duplicate(program.get())), TRY(duplicate(report.write.get()))};
-    const ChildPlan plan{copies[0].get(), copies[1].get(), copies[2].get(),
-                         copies[3].get(), copies[4].get(), copies[5].get()};
+    ChildPlan plan{copies[0].get(), copies[1].get(), copies[2].get(), copies[3].get(),
+                   copies[4].get(), copies[5].get(), {}};
+    std::array<base::Fd, doorbell_count> events;
+    for (unsigned i = 0; i < doorbell_count; ++i) {
+        events[i] = TRY(duplicate(doorbells[i]));
+        plan.doorbells[i] = events[i].get();
+    }
 
     const pid_t pid = ::fork();
     if (pid < 0) {

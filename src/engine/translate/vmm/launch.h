@@ -13,6 +13,7 @@
 
 #include "base/fd.h"
 #include "base/result.h"
+#include "engine/translate/vmm/doorbells.h"
 
 namespace doppel::engine::translate {
 
@@ -21,9 +22,10 @@ std::string launch_problem();
 
 class WorkerProcess {
 public:
-    // The worker gets copies of both descriptors. Any thread; the child of a process with
+    // The worker gets copies of all descriptors. Any thread; the child of a process with
     // threads, it does nothing but system calls before it becomes another program.
-    static base::Result<std::unique_ptr<WorkerProcess>> start(int arena, int ram);
+    static base::Result<std::unique_ptr<WorkerProcess>> start(int arena, int ram,
+                                                              const DoorbellEvents& doorbells);
     // Kills it, and with it whatever it started.
     ~WorkerProcess();
     WorkerProcess(const WorkerProcess&) = delete;

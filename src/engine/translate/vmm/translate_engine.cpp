@@ -28,13 +28,14 @@ public:
     base::Result<std::unique_ptr<Vcpu>> create_vcpu(unsigned index) override
     {
         ASSERT(index == 0 && vcpu_ == nullptr);
-        auto vcpu = TRY(TranslateVcpu::create(config_, index, source_));
+        auto vcpu = TRY(TranslateVcpu::create(config_, index, source_, doorbells_));
         vcpu_ = vcpu.get();
         return std::unique_ptr<Vcpu>{std::move(vcpu)};
     }
 
     bus::LocalInterrupts* local_interrupts() override { return this; }
     void connect(bus::InterruptSource& source) override { source_ = &source; }
+    bus::Doorbells& doorbells() override { return doorbells_; }
 
     void reset() noexcept override
     {
@@ -60,6 +61,7 @@ private:
     }
 
     EngineConfig config_;
+    translate::WorkerDoorbells doorbells_;
     TranslateVcpu* vcpu_ = nullptr;
     bus::InterruptSource* source_ = nullptr;
 };

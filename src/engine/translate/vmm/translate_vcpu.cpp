@@ -44,20 +44,25 @@ std::string text_of(const char (&shared)[size])
 }  // namespace
 
 TranslateVcpu::TranslateVcpu(const EngineConfig& config, bus::InterruptSource* const& source,
-                             Arena arena, std::unique_ptr<WorkerProcess> process)
-    : config_(config), source_(source), arena_(std::move(arena)), mailbox_(arena_.mailbox()),
-      process_(std::move(process)), post_(mailbox_, arena_.setup(), *process_),
+                             WorkerDoorbells& doorbells, Arena arena,
+                             std::unique_ptr<WorkerProcess> process)
+    : config_(config), source_(source), doorbells_(doorbells), arena_(std::move(arena)),
+      mailbox_(arena_.mailbox()), process_(std::move(process)),
+      post_(mailbox_, arena_.setup(), *process_),
       several_processors_(std::thread::hardware_concurrency() > 1), spin_ns_(spin_ns_min)
 {
+    doorbells_.attach(arena_.doorbells());
 }
 
 base::Result<std::unique_ptr<TranslateVcpu>> TranslateVcpu::create(
-    const EngineConfig& config, unsigned index, bus::InterruptSource* const& source)
+    const EngineConfig& config, unsigned index, bus::InterruptSource* const& source,
+    WorkerDoorbells& doorbells)
 {
     Arena arena = TRY(Arena::create(config, index));
-    auto process = TRY(WorkerProcess::start(arena.fd(), config.memory.fd()));
+    const DoorbellEvents events = TRY(doorbells.events());
+    auto process = TRY(WorkerProcess::start(arena.fd(), config.memory.fd(), events));
     std::unique_ptr<TranslateVcpu> vcpu{
-        new TranslateVcpu{config, source, std::move(arena), std::move(process)}};
+        new TranslateVcpu{config, source, doorbells, std::move(arena), std::move(process)}};
     const auto ready = vcpu->call(Request::none);
     if (!ready) return base::host_error(vcpu->failure_);
     if (*ready != Reply::done) {

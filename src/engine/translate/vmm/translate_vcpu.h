@@ -15,6 +15,7 @@
 
 #include "engine/engine.h"
 #include "engine/translate/vmm/arena.h"
+#include "engine/translate/vmm/doorbells.h"
 #include "engine/translate/vmm/launch.h"
 #include "engine/translate/vmm/post.h"
 
@@ -25,8 +26,9 @@ public:
     // `source` is where the engine keeps what connect() gave it; nullptr inside: nobody.
     static base::Result<std::unique_ptr<TranslateVcpu>> create(const EngineConfig& config,
                                                                unsigned index,
-                                                               bus::InterruptSource* const& source);
-    ~TranslateVcpu() override = default;
+                                                               bus::InterruptSource* const& source,
+                                                               WorkerDoorbells& doorbells);
+    ~TranslateVcpu() override { doorbells_.detach(); }
 
     // Vcpu
     Exit run() noexcept override;
@@ -44,8 +46,8 @@ public:
     void reset_apic() noexcept;
 
 private:
-    TranslateVcpu(const EngineConfig& config, bus::InterruptSource* const& source, Arena arena,
-                  std::unique_ptr<WorkerProcess> process);
+    TranslateVcpu(const EngineConfig& config, bus::InterruptSource* const& source,
+                  WorkerDoorbells& doorbells, Arena arena, std::unique_ptr<WorkerProcess> process);
 
     // WriteListener
     void on_write(base::Gpa start, std::uint64_t size) noexcept override;
@@ -61,6 +63,7 @@ private:
 
     EngineConfig config_;
     bus::InterruptSource* const& source_;
+    WorkerDoorbells& doorbells_;
     Arena arena_;
     Mailbox& mailbox_;
     std::unique_ptr<WorkerProcess> process_;

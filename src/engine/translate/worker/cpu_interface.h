@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "base/result.h"
+#include "engine/translate/link/doorbell_table.h"
 #include "engine/translate/link/mailbox.h"
 #include "engine/translate/worker/vmm_link.h"
 #include "engine/translate/worker/worker_clock.h"
@@ -19,6 +20,7 @@ struct WorkerResources {
     const x86::CpuidPolicy& cpuid;
     Mailbox& mailbox;
     VmmLink& link;
+    const DoorbellTable& doorbells;
     unsigned index = 0;           // of the vCPU
 };
 

@@ -27,10 +27,10 @@ constexpr int allowed[] = {
     SYS_futex_waitv, SYS_pidfd_send_signal, SYS_poll, SYS_close, SYS_wait4,
 };
 
-// System calls that are allowed with one value of their first argument only.
+// System calls that are allowed with some values of their first argument only.
 struct Restricted {
     int number;
-    std::uint32_t argument;
+    std::uint32_t first, last;
 };
 
 constexpr std::uint32_t x32_bit = 0x40000000;
@@ -49,10 +49,11 @@ std::vector<sock_filter> build_filter()
 {
     const auto pid = static_cast<std::uint32_t>(::getpid());
     const Restricted restricted[] = {
-        {SYS_write, STDERR_FILENO},
-        {SYS_read, lifeline_fd},
-        {SYS_tgkill, pid},
-        {SYS_sched_setaffinity, 0},
+        {SYS_write, STDERR_FILENO, STDERR_FILENO},
+        {SYS_write, doorbell_fd, doorbell_fd + doorbell_count - 1},
+        {SYS_read, lifeline_fd, lifeline_fd},
+        {SYS_tgkill, pid, pid},
+        {SYS_sched_setaffinity, 0, 0},
     };
     const sock_filter load_number = statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr));
     const sock_filter allow = statement(BPF_RET | BPF_K, SECCOMP_RET_ALLOW);
@@ -72,11 +73,13 @@ std::vector<sock_filter> build_filter()
     for (const Restricted& call : restricted) {
         // x86 is little-endian: the low half of the argument comes first.
         constexpr std::uint32_t argument = offsetof(seccomp_data, args);
-        filter.push_back(jump(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint32_t>(call.number), 0, 4));
+        filter.push_back(jump(BPF_JMP | BPF_JEQ | BPF_K, static_cast<std::uint32_t>(call.number), 0, 5));
         filter.push_back(statement(BPF_LD | BPF_W | BPF_ABS, argument));
-        filter.push_back(jump(BPF_JMP | BPF_JEQ | BPF_K, call.argument, 0, 1));
+        filter.push_back(jump(BPF_JMP | BPF_JGE | BPF_K, call.first, 0, 2));
+        filter.push_back(jump(BPF_JMP | BPF_JGT | BPF_K, call.last, 1, 0));
         filter.push_back(allow);
-        filter.push_back(kill);
+        // The next row may be of the same call.
+        filter.push_back(load_number);
     }
     filter.push_back(kill);
     return filter;

@@ -1,9 +1,12 @@
 #include "engine/translate/worker/virtual_cpu.h"
 
+#include <unistd.h>
+
 #include <algorithm>
 #include <string>
 
 #include "base/counters.h"
+#include "engine/translate/link/arena.h"
 #include "engine/translate/link/futex.h"
 #include "engine/translate/worker/signals.h"
 #include "x86/msr.h"
@@ -28,7 +31,8 @@ x86::LapicConfig lapic_config(const WorkerResources& resources)
 }  // namespace
 
 VirtualCpu::VirtualCpu(const WorkerResources& resources)
-    : resources_(resources), mailbox_(resources.mailbox), apic_(lapic_config(resources))
+    : resources_(resources), mailbox_(resources.mailbox), doorbells_(resources.doorbells),
+      apic_(lapic_config(resources))
 {
 }
 
@@ -361,6 +365,18 @@ void VirtualCpu::set_tsc_deadline(std::uint64_t value) noexcept
     if (deadline && *deadline <= resources_.clock.now_ns()) interpreter_->request_attention();
 }
 
+bool VirtualCpu::ring(bus::Space space, std::uint64_t address, unsigned size,
+                      std::uint64_t value) noexcept
+{
+    const auto index = doorbells_.find(space, address, size, value);
+    if (!index) return false;
+    ++counts_.doorbells;
+    // EAGAIN: nobody has looked for 2^64 rings, and it is readable.
+    const std::uint64_t one = 1;
+    static_cast<void>(::write(doorbell_fd + static_cast<int>(*index), &one, sizeof one));
+    return true;
+}
+
 void VirtualCpu::tsc_offset_changed(std::uint64_t offset) noexcept
 {
     tsc_offset_ = offset;
@@ -390,6 +406,7 @@ void VirtualCpu::counters(base::CounterList& list) const
 {
     list.add("worker.io_exits", counts_.io);
     list.add("worker.mmio_exits", counts_.mmio);
+    list.add("doorbells.rung", counts_.doorbells);
     list.add("worker.halts", counts_.halts);
     list.add("worker.kick_exits", counts_.kicks);
     list.add("worker.attention_exits", counts_.attention);

@@ -14,6 +14,7 @@
 
 #include "engine/interpret/interpreter.h"
 #include "engine/translate/worker/cpu_interface.h"
+#include "engine/translate/worker/doorbells.h"
 #include "x86/lapic/lapic.h"
 
 namespace doppel::engine::translate {
@@ -68,6 +69,8 @@ protected:
     std::uint64_t tsc_deadline() noexcept override { return apic_.tsc_deadline(now()); }
     std::uint32_t apic_id() noexcept override { return apic_.id(); }
     bool rejected() noexcept override { return rejected_; }
+    bool ring(bus::Space space, std::uint64_t address, unsigned size,
+              std::uint64_t value) noexcept override;
     void tsc_offset_changed(std::uint64_t offset) noexcept override;
 
 private:
@@ -94,6 +97,7 @@ private:
 
     WorkerResources resources_;
     Mailbox& mailbox_;
+    BoundDoorbells doorbells_;
     std::unique_ptr<interpret::Interpreter> interpreter_;
     std::unique_ptr<bus::Timer> timer_;
     x86::LocalApic apic_;
@@ -104,7 +108,7 @@ private:
     std::atomic<bool> timer_expired_{false};  // since armed_ns_ was set
     std::uint64_t budget_end_ = 0;           // of Interpreter::instructions(), 0 no limit
     struct {
-        std::uint64_t io = 0, mmio = 0, halts = 0, kicks = 0, attention = 0, interrupts = 0,
+        std::uint64_t io = 0, mmio = 0, doorbells = 0, halts = 0, kicks = 0, attention = 0, interrupts = 0,
                       nmis = 0, timers_armed = 0;
     } counts_;
 };

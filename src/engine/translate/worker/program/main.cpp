@@ -42,6 +42,7 @@ struct Arena {
     base::MappedRegion region;
     Mailbox* mailbox = nullptr;
     Setup* setup = nullptr;
+    const DoorbellTable* doorbells = nullptr;
     std::atomic<std::uint64_t>* code_map = nullptr;
 };
 
@@ -57,9 +58,11 @@ base::Result<Arena> map_arena()
                                                PROT_READ | PROT_WRITE, MAP_SHARED, arena_fd));
     std::byte* const base = arena.region.data();
     // SAFETY: the VMM made these objects there before it started us; the arena is page-aligned
-    // and large enough for all three.
+    // and large enough for all four.
     arena.mailbox = std::launder(reinterpret_cast<Mailbox*>(base + arena_offset::mailbox));
     arena.setup = std::launder(reinterpret_cast<Setup*>(base + arena_offset::setup));
+    arena.doorbells =
+        std::launder(reinterpret_cast<const DoorbellTable*>(base + arena_offset::doorbells));
     arena.code_map = reinterpret_cast<std::atomic<std::uint64_t>*>(base + arena_offset::code_map);
     if (arena.setup->version != setup_version) return base::host_error("An arena of another version");
     return arena;
@@ -109,7 +112,7 @@ struct Worker {
         cpuid = std::make_unique<x86::CpuidPolicy>(x86::CpuidPolicy::from_entries(
             {setup.cpuid, setup.cpuid + std::min(setup.cpuid_count, cpuid_entries_max)}));
         clock = std::make_unique<WorkerClock>(*arena.mailbox, setup.tsc_hz);
-        cpu = TRY(create_cpu({*memory, *clock, *cpuid, *arena.mailbox, *link,
+        cpu = TRY(create_cpu({*memory, *clock, *cpuid, *arena.mailbox, *link, *arena.doorbells,
                               setup.vcpu_index}));
         arena.setup->worker_thread.store(static_cast<std::uint32_t>(::gettid()));
         TRY(check_own_address_space());
