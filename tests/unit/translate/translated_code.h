@@ -55,11 +55,11 @@ struct Translated {
     bool done = false;
 
     Translated(std::span<const std::uint8_t> guest, std::uint64_t rip, const Mode& mode,
-               std::size_t capacity = 16384)
+               std::size_t capacity = 16384, std::span<const std::uint16_t> devices = {})
         : code(capacity), address(code_address(mode))
     {
-        done = translate({rip, guest, guest.size(), mode}, host_policy(), {code.data(), address, capacity},
-                         first_site, common_exit_address(mode), translation);
+        done = translate({rip, guest, guest.size(), mode, devices}, host_policy(),
+                         {code.data(), address, capacity}, first_site, common_exit_address(mode), translation);
     }
 };
 

@@ -475,4 +475,32 @@ TEST(TranslationGolden, EndsOfBlocks)
     }
 }
 
+TEST(TranslationGolden, InstructionsThatAccessDevicesEndTheBlock)
+{
+    const auto guest = GUEST("mov rax,rbx; mov [rdi],eax; mov rbx,rax; mov [rdi],eax");
+    const std::uint64_t rip = kernel_rip + 0x234;
+    const auto translated = [&](std::initializer_list<std::uint16_t> devices) {
+        return Translated{guest, rip, supervisor_mode, 16384, devices};
+    };
+    const Translated second = translated({0x111, 0x237});
+    EXPECT_EQ(second.translation.count, 1u);
+    EXPECT_EQ(second.translation.guest_bytes, 5u);
+    ASSERT_EQ(second.translation.exits.size(), 1u);
+    EXPECT_EQ(second.translation.exits[0].kind, ExitKind::device);
+    EXPECT_EQ(second.translation.exits[0].target, rip + 3);
+    const Translated first = translated({0x234});
+    EXPECT_EQ(first.translation.count, 0u);
+    EXPECT_EQ(first.translation.guest_bytes, 3u);
+    EXPECT_EQ(first.translation.exits[0].kind, ExitKind::device);
+    EXPECT_EQ(first.translation.exits[0].target, rip);
+    // In the middle of an instruction, and in front of the block: none of these.
+    EXPECT_EQ(translated({0x235, 0x230}).translation.count, 4u);
+    // What follows STI runs before an interrupt is taken: neither is translated.
+    const Translated shadow{GUEST("nop; sti; mov [rdi],eax"), rip, supervisor_mode, 16384,
+                            std::initializer_list<std::uint16_t>{0x236}};
+    EXPECT_EQ(shadow.translation.count, 1u);
+    EXPECT_EQ(shadow.translation.exits.back().kind, ExitKind::interpret);
+    EXPECT_EQ(shadow.translation.exits.back().target, rip + 1);
+}
+
 }  // namespace doppel::engine::translate::test

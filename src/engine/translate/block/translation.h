@@ -42,7 +42,7 @@ struct Source {
     Mode mode;
     // Offsets in the page of `rip` of instructions that are left to the interpreter, since they
     // access devices.
-    std::span<const std::uint16_t> devices;
+    std::span<const std::uint16_t> devices{};
 };
 
 // Where the code goes: `write` is the writable alias of host address `address`.

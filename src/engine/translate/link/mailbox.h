@@ -57,6 +57,7 @@ inline constexpr std::uint32_t asleep_in_hlt = 2; // by a futex wake of `attenti
 struct Mailbox {
     alignas(64) std::atomic<std::uint32_t> request_turn;  // futex
     std::atomic<std::uint32_t> worker_waiting;
+    std::atomic<std::uint32_t> vmm_processor;             // where the VMM sent it: this_processor()
     std::uint32_t request;                                // Request
     std::uint32_t answers_read;                           // run: `value` answers the last read
     std::uint64_t value;
@@ -64,6 +65,7 @@ struct Mailbox {
 
     alignas(64) std::atomic<std::uint32_t> reply_turn;    // futex
     std::atomic<std::uint32_t> vmm_waiting;
+    std::atomic<std::uint32_t> worker_processor;          // where the worker took it
     std::uint32_t reply;                                  // Reply
     std::uint32_t size;
     std::uint64_t address;

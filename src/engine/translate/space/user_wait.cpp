@@ -2,15 +2,12 @@
 
 #include <linux/futex.h>
 #include <poll.h>
-#include <sched.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <climits>
 #include <ctime>
-#include <limits>
 
 namespace doppel::engine::translate
 {
@@ -75,25 +72,6 @@ bool process_ended(int pidfd)
 {
     pollfd ended{pidfd, POLLIN, 0};
     return ::poll(&ended, 1, 0) > 0;
-}
-
-std::uint32_t looks_in(std::uint64_t ns)
-{
-    cpu_set_t processors;
-    CPU_ZERO(&processors);
-    if (::sched_getaffinity(0, sizeof processors, &processors) == 0 &&
-        CPU_COUNT(&processors) == 1) {
-        return 0;
-    }
-    // The best of a few, in case this thread is preempted meanwhile.
-    constexpr unsigned looks = 200;
-    std::uint64_t best = std::numeric_limits<std::uint64_t>::max();
-    for (unsigned round = 0; round < 5; ++round) {
-        const std::uint64_t start = now_ns();
-        for (unsigned i = 0; i < looks; ++i) __builtin_ia32_pause();
-        best = std::min(best, now_ns() - start);
-    }
-    return static_cast<std::uint32_t>(ns * looks / std::max<std::uint64_t>(best, looks));
 }
 
 }  // namespace doppel::engine::translate

@@ -1,11 +1,8 @@
 #include "engine/translate/vmm/translate_vcpu.h"
 
-#include <x86intrin.h>
-
 #include <algorithm>
 #include <charconv>
 #include <cstring>
-#include <thread>
 
 #include "engine/translate/link/futex.h"
 
@@ -14,7 +11,8 @@ namespace doppel::engine::translate {
 namespace {
 
 // How long to look for a reply before sleeping: as long as replies have lately been worth it.
-constexpr std::uint64_t spin_ns_min = 2'000, spin_ns_max = 50'000;
+constexpr std::uint64_t spin_ns_max = 50'000;
+constexpr std::uint32_t fewest_parts = 32;  // of those
 constexpr std::uint64_t second = 1'000'000'000;
 // How often a waiting VMM looks whether the worker lives.
 constexpr std::uint64_t look_every = second / 10;
@@ -49,7 +47,7 @@ TranslateVcpu::TranslateVcpu(const EngineConfig& config, bus::InterruptSource* c
     : config_(config), source_(source), doorbells_(doorbells), arena_(std::move(arena)),
       mailbox_(arena_.mailbox()), process_(std::move(process)),
       post_(mailbox_, arena_.setup(), *process_),
-      several_processors_(std::thread::hardware_concurrency() > 1), spin_ns_(spin_ns_min)
+      looks_max_(looks_in(spin_ns_max)), looks_(looks_max_ / fewest_parts), spin_(looks_max_)
 {
     doorbells_.attach(arena_.doorbells());
 }
@@ -77,6 +75,7 @@ base::Result<std::unique_ptr<TranslateVcpu>> TranslateVcpu::create(
 void TranslateVcpu::send(Request request) const noexcept
 {
     mailbox_.request = static_cast<std::uint32_t>(request);
+    mailbox_.vmm_processor.store(this_processor(), std::memory_order_relaxed);
     // The worker sets its flag first and looks at the turn second.
     mailbox_.request_turn.store(++turn_, std::memory_order_seq_cst);
     if (mailbox_.worker_waiting.load(std::memory_order_seq_cst) != 0) {
@@ -105,11 +104,8 @@ std::optional<Reply> TranslateVcpu::await(bool running) const noexcept
         return mailbox_.reply_turn.load(std::memory_order_acquire) == turn_;
     };
     const auto reply = [this] { return static_cast<Reply>(once(mailbox_.reply)); };
+    if (look_for(spin_, looks_, mailbox_.worker_processor, replied)) return reply();
     const std::uint64_t start = monotonic_ns();
-    if (several_processors_) {
-        while (!replied() && monotonic_ns() - start < spin_ns_) _mm_pause();
-        if (replied()) return reply();
-    }
     std::uint64_t unanswered_since = start;
     for (std::uint64_t now = start;; now = monotonic_ns()) {
         if (replied_within(now + look_every)) break;
@@ -128,7 +124,7 @@ std::optional<Reply> TranslateVcpu::await(bool running) const noexcept
         }
     }
     const bool worth_it = monotonic_ns() - start < spin_ns_max;
-    spin_ns_ = worth_it ? spin_ns_max : std::max(spin_ns_ / 2, spin_ns_min);
+    looks_ = worth_it ? looks_max_ : std::max(looks_ / 2, looks_max_ / fewest_parts);
     return reply();
 }
 

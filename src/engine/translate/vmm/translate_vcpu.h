@@ -14,6 +14,7 @@
 #include <string>
 
 #include "engine/engine.h"
+#include "engine/translate/link/spin_budget.h"
 #include "engine/translate/vmm/arena.h"
 #include "engine/translate/vmm/doorbells.h"
 #include "engine/translate/vmm/launch.h"
@@ -70,10 +71,11 @@ private:
     EventPost post_;
 
     std::uint64_t budget_ = 0;
-    bool several_processors_;
     std::optional<std::uint64_t> read_;  // the answer to the last read, to go with run
     mutable std::uint32_t turn_ = 0;
-    mutable std::uint64_t spin_ns_;
+    const std::uint32_t looks_max_;
+    mutable std::uint32_t looks_;        // for a reply, before sleeping
+    mutable SpinBudget spin_;
     mutable std::string failure_;        // why the worker cannot be talked to any more
     struct {
         std::uint64_t acknowledges = 0, ends = 0;

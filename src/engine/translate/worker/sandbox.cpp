@@ -22,7 +22,7 @@ constexpr int allowed[] = {
     SYS_futex, SYS_rt_sigreturn, SYS_rt_sigprocmask, SYS_clock_gettime, SYS_timer_settime,
     SYS_mmap, SYS_munmap, SYS_mprotect, SYS_mremap, SYS_madvise, SYS_brk,
     SYS_rt_sigaction, SYS_sigaltstack, SYS_restart_syscall, SYS_timer_create, SYS_timer_delete,
-    SYS_clock_nanosleep, SYS_sched_yield, SYS_gettid, SYS_getpid, SYS_exit, SYS_exit_group,
+    SYS_clock_nanosleep, SYS_sched_yield, SYS_gettid, SYS_getpid, SYS_getcpu, SYS_exit, SYS_exit_group,
     // User processes: to wait for one, to kick it, to notice its end.
     SYS_futex_waitv, SYS_pidfd_send_signal, SYS_poll, SYS_close, SYS_wait4,
 };

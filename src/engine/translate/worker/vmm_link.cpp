@@ -1,7 +1,6 @@
 #include "engine/translate/worker/vmm_link.h"
 
 #include <unistd.h>
-#include <x86intrin.h>
 
 #include <algorithm>
 
@@ -19,13 +18,12 @@ void set_text(Mailbox& mailbox, std::string_view text)
 
 Request VmmLink::next()
 {
-    const std::uint64_t start = __rdtsc();
-    std::uint32_t turn = mailbox_.request_turn.load(std::memory_order_acquire);
-    while (turn == turn_ && __rdtsc() - start < spin_ticks_) {
-        _mm_pause();
+    std::uint32_t turn = turn_;
+    const bool asked = look_for(budget_, looks_, mailbox_.vmm_processor, [&] {
         turn = mailbox_.request_turn.load(std::memory_order_acquire);
-    }
-    if (turn == turn_) {
+        return turn != turn_;
+    });
+    if (!asked) {
         // The VMM writes the turn first and looks at the flag second.
         mailbox_.worker_waiting.store(1, std::memory_order_seq_cst);
         while ((turn = mailbox_.request_turn.load(std::memory_order_seq_cst)) == turn_) {
@@ -34,6 +32,7 @@ Request VmmLink::next()
         mailbox_.worker_waiting.store(0, std::memory_order_relaxed);
     }
     turn_ = turn;
+    mailbox_.worker_processor.store(this_processor(), std::memory_order_relaxed);
     return static_cast<Request>(mailbox_.request);
 }
 

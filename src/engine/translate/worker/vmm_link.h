@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "engine/translate/link/mailbox.h"
+#include "engine/translate/link/spin_budget.h"
 
 namespace doppel::engine::translate {
 
@@ -13,8 +14,8 @@ void set_text(Mailbox& mailbox, std::string_view text);
 // Threads: the vCPU thread alone.
 class VmmLink {
 public:
-    // spin_ticks: how long to look for the next request before sleeping, in host TSC ticks.
-    VmmLink(Mailbox& mailbox, std::uint64_t spin_ticks) : mailbox_(mailbox), spin_ticks_(spin_ticks)
+    // looks: for the next request, at most, before sleeping: looks_in().
+    VmmLink(Mailbox& mailbox, std::uint32_t looks) : mailbox_(mailbox), looks_(looks), budget_(looks)
     {
     }
 
@@ -29,7 +30,8 @@ public:
 
 private:
     Mailbox& mailbox_;
-    std::uint64_t spin_ticks_;
+    std::uint32_t looks_;
+    SpinBudget budget_;
     std::uint32_t turn_ = 0;
 };
 

@@ -5,7 +5,6 @@
 //   vCPU thread: creates the vCPU, enters the sandbox, serves requests
 #include <malloc.h>
 #include <pthread.h>
-#include <sched.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
@@ -32,7 +31,7 @@ namespace doppel::engine::translate {
 
 namespace {
 
-constexpr std::uint64_t spin_microseconds = 5;
+constexpr std::uint64_t spin_ns = 50'000;
 constexpr std::size_t stack_size = 1u << 20;
 
 // A status that says that there is no mailbox to say more in.
@@ -79,14 +78,6 @@ base::Result<std::unique_ptr<memory::GuestMemory>> attach_memory(const Arena& ar
     }
     memory->share_code_map(arena.code_map);
     return memory;
-}
-
-std::uint64_t spin_ticks(std::uint64_t tsc_hz)
-{
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    const bool alone = ::sched_getaffinity(0, sizeof set, &set) == 0 && CPU_COUNT(&set) == 1;
-    return alone ? 0 : tsc_hz / 1'000'000 * spin_microseconds;
 }
 
 std::atomic<std::uint32_t> stack_gone;  // the main thread's
@@ -194,8 +185,7 @@ int run()
     if (!arena) return no_arena;
     auto* worker = new Worker;
     worker->arena = std::move(*arena);
-    worker->link =
-        std::make_unique<VmmLink>(*worker->arena.mailbox, spin_ticks(worker->arena.setup->tsc_hz));
+    worker->link = std::make_unique<VmmLink>(*worker->arena.mailbox, looks_in(spin_ns));
 
     pthread_attr_t attributes;
     pthread_attr_init(&attributes);
