@@ -78,7 +78,8 @@ bool look_for(SpinBudget& budget, std::uint32_t looks, const std::atomic<std::ui
     std::uint64_t before = __builtin_ia32_rdtsc();
     for (looks = std::min(looks, budget.looks(before)); looks != 0; --looks) {
         if (seen()) return true;
-        if (other_processor.load(std::memory_order_relaxed) == this_processor()) return false;
+        const std::uint32_t other = other_processor.load(std::memory_order_relaxed);
+        if (other != 0 && other == this_processor()) return false;
         __builtin_ia32_pause();
         const std::uint64_t now = __builtin_ia32_rdtsc();
         if (!budget.looked(before, now)) break;
