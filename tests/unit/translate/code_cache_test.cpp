@@ -168,5 +168,84 @@ TEST_F(CodeCacheTest, AnEntryForABlockThatItsOwnRoomCosts)
     EXPECT_EQ(oldest.dropped, targets_[0x40] == miss);
 }
 
+// An indirect branch of user code, in a cache of its own.
+class LearningTest : public ::testing::Test {
+protected:
+    Block& add(std::uint64_t offset, std::uint64_t ram_page = 0x5000)
+    {
+        static constexpr std::uint8_t ret[] = {0xc3};
+        return cache_.add({page_ + offset, ret, sizeof ret, mode_}, ram_page + (offset & 0xfff),
+                          Block::no_page);
+    }
+    [[nodiscard]] std::uint64_t destination(const Block& block, const Exit& exit) const
+    {
+        return block.host + exit.patch + 4 +
+               static_cast<std::uint64_t>(std::int64_t{static_cast<std::int32_t>(word(block, exit.patch))});
+    }
+    [[nodiscard]] std::uint32_t word(const Block& block, std::uint32_t offset) const
+    {
+        std::uint32_t value = 0;
+        std::memcpy(&value, memory_.data() + (block.host - user_code) + offset, sizeof value);
+        return value;
+    }
+    bool learn(Block& from, Block& to, std::size_t exit = 0)
+    {
+        return cache_.learn({&from, &from.exits[exit]}, to);
+    }
+
+    static constexpr std::uint64_t page_ = 0x401000;
+    static constexpr Mode mode_{.user = true, .gs_free = true};
+    const x86::CpuidPolicy cpuid_ = x86::CpuidPolicy::create(x86::this_host(), 1, 2'000'000'000);
+    std::vector<std::uint8_t> memory_ = std::vector<std::uint8_t>(cache_size);
+    CodeCache cache_{{.user = true, .address = user_code, .write = memory_.data(),
+                      .size = cache_size, .common_exit = user_common_exit},
+                     cpuid_};
+};
+
+TEST_F(LearningTest, TwoTargetsThenTheTable)
+{
+    Block& from = add(0x100);
+    ASSERT_EQ(from.exits.size(), 1 + learned_targets);
+    Block& first = add(0x300);
+    Block& second = add(0x200);
+    EXPECT_TRUE(learn(from, first));
+    EXPECT_EQ(destination(from, from.exits[1]), first.host);
+    EXPECT_EQ(word(from, from.exits[1].compare), 0u - 0x300);
+    EXPECT_TRUE(learn(from, second, 2));  // taken by chance
+    EXPECT_EQ(destination(from, from.exits[2]), second.host);
+    EXPECT_EQ(word(from, from.exits[2].compare), 0x100u);
+    const std::uint32_t before = word(from, from.exits[0].compare);
+    EXPECT_FALSE(learn(from, add(0x400)));
+    EXPECT_NE(word(from, from.exits[0].compare), before);
+    // What was learned is a direct exit and lives as one.
+    cache_.drop_page(0x5000);
+    EXPECT_TRUE(first.dropped);
+}
+
+TEST_F(LearningTest, ADroppedTargetIsLeftByTheStub)
+{
+    Block& from = add(0x100);
+    Block& to = add(0x300);
+    ASSERT_TRUE(learn(from, to));
+    EXPECT_EQ(from.exits[1].kind, ExitKind::direct);
+    EXPECT_EQ(from.exits[1].target, to.rip);
+    cache_.drop_page_at(0x5000, page_);
+    EXPECT_EQ(destination(from, from.exits[1]), from.host + from.exits[1].stub);
+    Block& again = add(0x100);
+    EXPECT_FALSE(learn(again, to));  // not a dropped one
+    EXPECT_EQ(again.exits[1].kind, ExitKind::indirect);
+}
+
+TEST_F(LearningTest, OnlyTheSamePageInTheSamePlace)
+{
+    for (const bool other_address : {true, false}) {
+        Block& from = add(other_address ? 0x100 : 0x180);
+        Block& to = other_address ? add(0x1300) : add(0x300, 0x9000);
+        EXPECT_FALSE(learn(from, to));
+        EXPECT_EQ(from.exits[1].kind, ExitKind::indirect);
+        EXPECT_TRUE(to.incoming.empty());
+    }
+}
+
 }  // namespace
 }  // namespace doppel::engine::translate

@@ -172,8 +172,8 @@ TEST(TranslationGolden, SupervisorBranches)
                                                "jmp [rcx*8+0x10100000]\n");
     EXPECT_EQ(kernel_branch(GUEST("ret 16")), "mov [slot1], rcx\n"
                                               "pop rcx\n"
-                                              "mov [target], rcx\n"
                                               "lea rsp, [rsp+0x10]\n"
+                                              "mov [target], rcx\n"
                                               "movzx ecx, cx\n"
                                               "jmp [rcx*8+0x10100000]\n");
     EXPECT_EQ(kernel_branch(GUEST("loop .-10")), "loop 0x20010007\njmp 0x2001000C\njmp 0x2001001B\n");
@@ -199,15 +199,41 @@ TEST(TranslationGolden, UserBranches)
                                                           "jmp rcx\n");
 }
 
+TEST(TranslationGolden, IndirectBranchesCompareWithWhatTheyLearned)
+{
+    Mode mode = user_mode;
+    mode.gs_free = true;
+    EXPECT_EQ(hot(Translated{GUEST("ret"), 0x401000, mode}), "mov gs:[0xFFFFFFFFFFE00098], rcx\n"
+                                                             "pop rcx\n"
+                                                             "mov [target], rcx\n"
+                                                             "lea rcx, [rcx-0x401000]\n"
+                                                             "lea rcx, [rcx-0x1]\n"
+                                                             "jrcxz 0x7001001002F\n"
+                                                             "lea rcx, [rcx-0x1]\n"
+                                                             "jrcxz 0x7001001003D\n"
+                                                             "jmp 0x70010010069\n"
+                                                             "mov rcx, gs:[0xFFFFFFFFFFE00098]\n"
+                                                             "jmp 0x7001001004B\n"
+                                                             "mov rcx, gs:[0xFFFFFFFFFFE00098]\n"
+                                                             "jmp 0x7001001005A\n");
+    const Translated far{GUEST("jmp rax"), program_rip, mode};
+    EXPECT_EQ(disassemble(far.code, far.address, far.translation.exits[0].compare,
+                          far.translation.exits[1].compare + 4),
+              "lea rcx, [rcx-0x55554000]\n"
+              "rorx rcx, rcx, 0x20\n"
+              "lea rcx, [rcx-0x5555]\n"
+              "rorx rcx, rcx, 0x20\n"
+              "lea rcx, [rcx-0x1]\n");
+    std::vector<std::uint8_t> code(100);
+    const auto size = emit_table_jump({code.data(), user_code, code.size()});
+    EXPECT_EQ(disassemble(code, user_code, 0, size), "movzx ecx, cx\njmp gs:[rcx*8]\n");
+    EXPECT_EQ(emit_table_jump({code.data(), user_code, 10}), 0u);
+}
+
 TEST(TranslationGolden, AFreeGsHoldsTheTableOfTargets)
 {
     Mode mode = user_mode;
     mode.gs_free = true;
-    EXPECT_EQ(hot(Translated{GUEST("ret"), program_rip, mode}), "mov [slot1], rcx\n"
-                                                                "pop rcx\n"
-                                                                "mov [target], rcx\n"
-                                                                "movzx ecx, cx\n"
-                                                                "jmp gs:[rcx*8]\n");
     EXPECT_EQ(body(GUEST("mov rax,gs:[0x28]"), program_rip, mode), "");
     EXPECT_EQ(body(GUEST("jmp gs:[rcx]"), program_rip, mode), "");
     EXPECT_EQ(body(GUEST("mov rax,fs:[0x28]"), program_rip, mode), "mov rax, fs:[0x28]\n");

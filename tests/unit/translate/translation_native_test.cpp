@@ -152,6 +152,11 @@ TEST_F(TranslationNative, IndirectBranches)
                 for (const std::uint64_t to : others) {
                     const auto check = [&](std::span<const std::uint8_t> guest, std::uint64_t pops) {
                         const std::uint64_t host = machine.place(guest, program_rip, mode, translation);
+                        if (free) {  // it has learned enough
+                            const auto at = static_cast<std::uint32_t>(
+                                host - machine.code_at(0) + translation.exits.front().compare);
+                            emit_table_jump({machine.code_bytes(at), machine.code_at(at), 128});
+                        }
                         registers.flags = 0x202 | ((to >> 3) & 0x8d5);
                         const Outcome outcome = machine.run(registers, host);
                         const bool hit = to == target;
@@ -181,6 +186,72 @@ TEST_F(TranslationNative, IndirectBranches)
             }
             machine.set_target(target, machine.code_at(0x300));
             machine.set_second_target(target, 0);
+        }
+    }
+}
+
+// Up to two targets in the page, learned or not, and addresses that look alike: with every
+// register and flag as it was.
+TEST_F(TranslationNative, LearnedBranches)
+{
+    auto& word = *reinterpret_cast<std::uint64_t*>(stack + page / 2);
+    machine.context().gs_base = user_targets;
+    Mode mode = user_mode;
+    mode.gs_free = true;
+    const auto put = [&](std::uint64_t host, std::uint64_t value) {
+        const auto narrow = static_cast<std::uint32_t>(value);
+        std::memcpy(machine.code_bytes(static_cast<std::uint32_t>(host - machine.code_at(0))),
+                    &narrow, sizeof narrow);
+    };
+    for (const std::uint64_t rip : {0x401230ul, 0x80000230ul, 0x7fffff30ul, 0xfffff123ul, 0x100000000ul,
+                                    0x555555554000ul, 0x5555d5554ff0ul, 0x7fff80000000ul,
+                                    0x7ffff7fe1230ul, 0x230ul}) {
+        const std::uint64_t in_page = rip & ~std::uint64_t{0xfff};
+        const std::uint64_t targets[] = {in_page + 0xabc, in_page + 0x10};
+        for (std::size_t learned = 0; learned <= learned_targets; ++learned) {
+            const std::uint64_t others[] = {targets[0], targets[1], in_page, in_page + 1,
+                targets[0] + 1, targets[1] + 0x1000, targets[0] ^ 1ull << 32, targets[1] ^ 1ull << 31,
+                targets[0] ^ 1ull << 63, targets[0] << 32 | targets[0] >> 32, ~targets[0], 0};
+            for (const std::uint64_t to : others) {
+                const auto check = [&](std::span<const std::uint8_t> guest, std::uint64_t pops) {
+                    const std::uint64_t host = machine.place(guest, rip, mode, translation);
+                    std::uint64_t before = in_page;
+                    std::uint32_t expected = first_site;
+                    for (std::size_t i = 0; i < learned; ++i) {
+                        const Exit& exit = translation.exits[1 + i];
+                        put(host + exit.compare, before - targets[i]);
+                        before = targets[i];
+                        if (to == targets[i]) expected = first_site + 1 + static_cast<std::uint32_t>(i);
+                    }
+                    registers.flags = 0x202 | ((to >> 3) & 0x8d5);
+                    const Outcome outcome = machine.run(registers, host);
+                    if (expected != first_site) {
+                        EXPECT_EQ(outcome.exit, expected) << std::hex << rip << " to " << to;
+                    } else {
+                        // One that has not been learned may be taken for what is not there yet.
+                        EXPECT_GE(outcome.exit, first_site + (outcome.exit == first_site ? 0 : 1 + learned));
+                        EXPECT_LE(outcome.exit, first_site + learned_targets);
+                    }
+                    EXPECT_EQ(outcome.target, to);
+                    for (unsigned i = 0; i < 16; ++i) {
+                        EXPECT_EQ(outcome.registers.gpr[i], registers.gpr[i] + (i == 4 ? pops : 0)) << i;
+                    }
+                    EXPECT_EQ(outcome.registers.flags & 0x8d5, registers.flags & 0x8d5);
+                };
+                word = to;
+                check(GUEST("ret"), 8);
+                check(GUEST("ret 0x20"), 0x28);
+                check(GUEST("jmp [rsp]"), 0);
+                for (const unsigned reg : {0u, 1u, 14u}) {
+                    const Registers saved = registers;
+                    registers.gpr[reg] = to;
+                    if (reg == 0) check(GUEST("jmp rax"), 0);
+                    if (reg == 1) check(GUEST("jmp rcx"), 0);
+                    if (reg == 14) check(GUEST("call r14"), 0 - 8ull);
+                    registers = saved;
+                }
+                ASSERT_FALSE(HasFailure());
+            }
         }
     }
 }

@@ -61,8 +61,9 @@ enum class ExitKind : std::uint8_t {
     swapgs,     // one whose new GS.base the host cannot take
     vectors,    // supervisor code: translated with Mode::vector alone
     device,     // as interpret: one of Source::devices
+    indirect,   // an indirect branch that may still learn where it goes: to ExecContext::target
 };
-inline constexpr unsigned exit_kinds = 8;
+inline constexpr unsigned exit_kinds = 9;
 
 // One way out of a block. Jumps of user code to other pages are none: they go through the
 // table of targets, as indirect branches do, since another page may be mapped otherwise later.
@@ -76,7 +77,23 @@ struct Exit {
     std::uint64_t target = 0;         // guest RIP
     std::uint32_t patch = 0;          // direct: offset of the rel32; 0: not linkable
     std::uint32_t stub = 0;           // offset of the stub
+    // Of an indirect branch's exits, see below: where the displacement of its comparison lies.
+    std::uint32_t compare = 0;
 };
+
+// An indirect branch of user code compares its target with those it has learned, flags left
+// alone, and goes to their blocks directly:
+//
+//             ctx.target = rcx
+//   compare:  rcx -= first;           jrcxz ──▶ restore rcx, jump to the first one's block
+//             rcx -= second - first;  jrcxz ──▶ restore rcx, jump to the second one's block
+//             else leave by the exit `indirect`, so that one more is learned
+//
+// Its exits follow one another: `indirect`, whose `compare` is that address, then one for each
+// target, `indirect` too until it is learned and `direct` from then on. Only targets in the
+// page of the block are learned, as for direct jumps. When it meets another one, the table of
+// targets takes its place: emit_table_jump(), no longer than the comparisons.
+inline constexpr unsigned learned_targets = 2;
 
 // Guest registers whose true value is elsewhere while the host is in [from, to) of the code.
 // Besides these, a register that the block overwrites before anybody reads it may be lost from
@@ -133,6 +150,8 @@ bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSp
 //                     ecx = target & 0xffff; jmp [targets + rcx * 8]
 std::uint32_t emit_entry(const CodeSpace& space, bool user, std::uint64_t rip, std::uint64_t body,
                          std::uint64_t miss);
+// At `compare` of a branch that learns no more. Returns the size, or 0 when it does not fit.
+std::uint32_t emit_table_jump(const CodeSpace& space);
 // The `miss` of the above, and what empty table entries lead to: goes where the second table
 // says, or exits with exit_no_target. Registers and flags are the guest's either way.
 std::uint32_t emit_miss(const CodeSpace& space, bool user, std::uint64_t common_exit);

@@ -79,6 +79,9 @@ public:
                bool target = false);
     // Makes a direct exit jump to `to` from now on.
     void link(const Site& from, Block& to);
+    // The indirect branch that left by this exit goes to `to` directly from now on. False: it
+    // cannot, or has met too many targets; it asks the table of targets from now on.
+    bool learn(const Site& from, Block& to);
     // Lets indirect branches find the block, through this table.
     void enter_target(std::uint64_t* table, Block& block);
     void clear_targets(std::uint64_t* table);
@@ -124,6 +127,7 @@ private:
     void empty(Region& region);
     void forget_page(std::uint64_t ram_page, Block& block);
     void forget_incoming(Block& from);
+    void put(const Block& block, std::uint32_t offset, std::uint32_t value);
     void patch(const Block& block, const Exit& exit, std::uint64_t to);
     void write_head();
     [[nodiscard]] Targets& targets(std::uint64_t* table);

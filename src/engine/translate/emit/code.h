@@ -25,6 +25,12 @@ inline bool fits_signed_32(std::uint64_t value)
     return value + 0x80000000ull <= 0xffffffffull;
 }
 
+inline bool host_has_rorx()
+{
+    static const bool has = __builtin_cpu_supports("bmi2") != 0;
+    return has;
+}
+
 class Code {
 public:
     Code(const CodeSpace& space, bool user)
@@ -88,6 +94,12 @@ public:
     // 64-bit moves between a register and ExecContext.
     void save(unsigned reg, int context_offset) { context_move(0x89, reg, context_offset); }
     void load(unsigned reg, int context_offset) { context_move(0x8b, reg, context_offset); }
+    // The same for a value that is kept for a few instructions, in user code with GS.base at
+    // user_targets. A processor that renames memory (Intel since Golden Cove) forwards it at
+    // once; relative to RIP that takes five cycles. It does not pay where many stores lead to
+    // one load: the processor then guesses which.
+    void save_briefly(unsigned reg, int context_offset) { gs_move(0x89, reg, context_offset); }
+    void load_briefly(unsigned reg, int context_offset) { gs_move(0x8b, reg, context_offset); }
     static int slot(unsigned index) { return context_offset::slot + static_cast<int>(8 * index); }
 
     void store_byte(int context_offset, unsigned value)
@@ -172,6 +184,15 @@ public:
         context_operand(offset, 0);
     }
 
+    // jmp gs:[reg*8]; reg below 8.
+    void jump_through_gs(unsigned reg)
+    {
+        byte(0x65);
+        byte(0xff);
+        byte(0x24);
+        byte(0xc5 | (reg << 3));
+        dword(0);
+    }
     // jmp rel32 to a host address.
     void jump(std::uint64_t target)
     {
@@ -199,6 +220,16 @@ private:
         byte(opcode);
         byte(((reg & 7) << 3) | 5);
         context_operand(context_offset, 0);
+    }
+    void gs_move(unsigned opcode, unsigned reg, int context_offset)
+    {
+        byte(0x65);
+        byte(0x48 | (reg >> 3 << 2));
+        byte(opcode);
+        byte(((reg & 7) << 3) | 4);
+        byte(0x25);
+        dword(static_cast<std::uint32_t>(user_context - user_targets +
+                                         static_cast<std::uint64_t>(context_offset)));
     }
     void displace(bool none, bool small, std::int32_t displacement)
     {

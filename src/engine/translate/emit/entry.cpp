@@ -8,12 +8,6 @@ namespace {
 constexpr std::size_t entry_room = 96;
 constexpr std::size_t miss_room = 192;
 
-bool host_has_rorx()
-{
-    static const bool has = __builtin_cpu_supports("bmi2") != 0;
-    return has;
-}
-
 // RCX (ECX) -= value, without a flag.
 void subtract_from_rcx(Code& code, std::uint32_t value)
 {
@@ -71,6 +65,16 @@ std::uint32_t emit_entry(const CodeSpace& space, bool user, std::uint64_t rip, s
     check_target(code, rip, miss);
     code.load(rcx, Code::slot(1));
     if (body != 0) code.jump(body);
+    return code.size();
+}
+
+std::uint32_t emit_table_jump(const CodeSpace& space)
+{
+    constexpr bool user = true;
+    Code code{space, user};
+    if (!code.room(entry_room)) return 0;
+    code.low_word(rcx, rcx);
+    code.jump_through_gs(rcx);
     return code.size();
 }
 

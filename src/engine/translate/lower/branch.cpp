@@ -1,7 +1,31 @@
 // Control flow.
+#include <utility>
+
 #include "engine/translate/lower/lower.h"
 
 namespace doppel::engine::translate {
+
+namespace {
+
+constexpr std::uint64_t page_mask = 0xfff;
+
+// RCX -= address of the page, as far as a difference of zero is concerned; no flag. Beyond 32
+// bits with RORX.
+void subtract_page(Code& code, std::uint64_t rip)
+{
+    const std::uint64_t page = rip & ~page_mask;
+    const auto low = static_cast<std::int32_t>(0 - static_cast<std::uint32_t>(page));
+    const auto high = static_cast<std::int32_t>(
+        0 - static_cast<std::uint32_t>((page + static_cast<std::uint64_t>(std::int64_t{low})) >> 32));
+    const std::uint8_t swap_halves[] = {0xc4, 0xe3, 0xfb, 0xf0, 0xc9, 0x20};  // rorx rcx, rcx, 32
+    code.add_constant(rcx, rcx, low);
+    if (high == 0) return;
+    code.bytes(swap_halves, sizeof swap_halves);
+    code.add_constant(rcx, rcx, high);
+    code.bytes(swap_halves, sizeof swap_halves);
+}
+
+}  // namespace
 
 bool Lowering::push_return(const Instruction& instruction)
 {
@@ -48,21 +72,34 @@ bool Lowering::loop(const Instruction& instruction)
     return true;
 }
 
-// ExecContext::target is stored, the target's low 16 bits are in RCX, which does not hold the
-// guest's value since `rcx_from` and is saved.
-void Lowering::dispatch(std::uint32_t rcx_from)
+// RCX is about to hold a branch's target.
+void Lowering::save_target_register()
 {
+    if (learns_) {
+        code_.save_briefly(rcx, Code::slot(1));
+    } else {
+        code_.save(rcx, Code::slot(1));
+    }
+}
+
+// `target` holds it. RCX, which may be that, does not hold the guest's value since `rcx_from`,
+// and is saved.
+void Lowering::dispatch(std::uint32_t rcx_from, unsigned target)
+{
+    code_.save(target, context_offset::target);
+    if (learns_) {
+        if (target != rcx) code_.move(rcx, target);
+        learning_jump(rcx_from);
+        return;
+    }
+    code_.low_word(rcx, target);
     if (!user_) {
         code_.byte(0xff);  // jmp [rcx*8 + targets]
         code_.byte(0x24);
         code_.byte(0xcd);
         code_.dword(static_cast<std::uint32_t>(supervisor_targets));
     } else if (source_.mode.gs_free) {
-        code_.byte(0x65);  // jmp gs:[rcx*8]
-        code_.byte(0xff);
-        code_.byte(0x24);
-        code_.byte(0xcd);
-        code_.dword(0);
+        code_.jump_through_gs(rcx);
     } else {
         code_.save(rax, Code::slot(0));
         code_.byte(0x48);  // lea rax, [rip + targets]
@@ -81,6 +118,37 @@ void Lowering::dispatch(std::uint32_t rcx_from)
     }
     displaced(rcx_from, rcx, Displaced::Where::slot, 1);
 }
+
+// See learned_targets. RCX is displaced in all that emit_table_jump() may overwrite.
+void Lowering::learning_jump(std::uint32_t rcx_from)
+{
+    const auto first = static_cast<std::uint32_t>(result_.exits.size());
+    const Mode& mode = source_.mode;
+    result_.exits.push_back({ExitKind::indirect, mode, 0, 0, 0, code_.size()});
+    subtract_page(code_, source_.rip);
+    std::array<std::uint32_t, learned_targets> found;
+    for (std::uint32_t& each : found) {
+        code_.byte(0x48);  // lea rcx, [rcx - 1]: at first
+        code_.byte(0x8d);
+        code_.byte(0x89);
+        code_.dword(~0u);
+        result_.exits.push_back({ExitKind::indirect, mode, 0, 0, 0, code_.size() - 4});
+        code_.byte(0xe3);  // jrcxz
+        code_.byte(0);
+        each = code_.size() - 1;
+    }
+    const std::uint32_t learn = code_.jump_later();
+    for (unsigned i = 0; i < learned_targets; ++i) {
+        code_.patch_byte(found[i], code_.size());
+        code_.load_briefly(rcx, Code::slot(1));
+        displaced(std::exchange(rcx_from, code_.size() + 5), rcx, Displaced::Where::slot, 1);
+        const std::uint32_t jump = code_.jump_later();
+        result_.exits[first + 1 + i].patch = jump;
+        cold_[cold_count_++] = {Cold::Kind::stub, jump, first + 1 + i, 0};
+    }
+    cold_[cold_count_++] = {Cold::Kind::learn, learn, first, 0};
+}
+
 static_assert(supervisor_targets + target_table_size < 0x80000000);
 
 bool Lowering::indirect(const Instruction& instruction)
@@ -93,7 +161,7 @@ bool Lowering::indirect(const Instruction& instruction)
     } else if (!user_) {
         return false;
     }
-    code_.save(rcx, Code::slot(1));
+    save_target_register();
     std::uint32_t rcx_from = code_.size();
     if (instruction.base == rip_register && rewrite.address == Rewrite::Address::same) {
         code_.load_immediate(rcx, instruction.address);
@@ -106,33 +174,27 @@ bool Lowering::indirect(const Instruction& instruction)
         rcx_from = code_.size();
     }
     if (instruction.kind == Kind::call_indirect && !push_return(instruction)) return false;
-    code_.save(rcx, context_offset::target);
-    code_.low_word(rcx, rcx);
-    dispatch(rcx_from);
+    dispatch(rcx_from, rcx);
     return true;
 }
 
 bool Lowering::indirect_by_register(const Instruction& instruction)
 {
     const unsigned from = instruction.modrm_rm();
-    code_.save(rcx, Code::slot(1));
-    code_.save(from, context_offset::target);
+    save_target_register();
     if (instruction.kind == Kind::call_indirect && !push_return(instruction)) return false;
-    code_.low_word(rcx, from);
-    dispatch(code_.size());
+    dispatch(code_.size(), from);
     return true;
 }
 
 bool Lowering::ret(const Instruction& instruction)
 {
-    code_.save(rcx, Code::slot(1));
+    save_target_register();
     code_.byte(0x59);  // pop rcx
     const std::uint32_t rcx_from = code_.size();
-    code_.save(rcx, context_offset::target);
     const auto released = static_cast<std::int32_t>(instruction.immediate & 0xffff);
     if (instruction.opcode == 0xc2 && released != 0) code_.add_constant(rsp, rsp, released);
-    code_.low_word(rcx, rcx);
-    dispatch(rcx_from);
+    dispatch(rcx_from, rcx);
     return true;
 }
 

@@ -33,9 +33,9 @@ public:
 private:
     // Something behind the hot part that a jump leads to.
     struct Cold {
-        enum class Kind : std::uint8_t { stub, far_jump, literal } kind;
+        enum class Kind : std::uint8_t { stub, learn, far_jump, literal } kind;
         std::uint32_t patch;   // offset of the rel32 that leads there
-        std::uint32_t exit;    // stub: index
+        std::uint32_t exit;    // stub, learn: index
         std::uint64_t value;   // far_jump: guest RIP; literal
     };
     // A register borrowed for one guest instruction.
@@ -97,7 +97,9 @@ private:
     bool indirect(const Instruction& instruction);
     bool ret(const Instruction& instruction);
     bool indirect_by_register(const Instruction& instruction);
-    void dispatch(std::uint32_t rcx_from);
+    void dispatch(std::uint32_t rcx_from, unsigned target);
+    void save_target_register();
+    void learning_jump(std::uint32_t rcx_from);
 
     // system.cpp
     bool push_flags(const Instruction& instruction);
@@ -110,6 +112,7 @@ private:
     std::uint64_t common_exit_;
     Translation& result_;
     bool user_;
+    bool learns_;  // indirect branches do: see learned_targets
     std::array<Cold, 80> cold_;
     std::size_t cold_count_ = 0;
 };

@@ -25,7 +25,8 @@ ExitKind exit_kind(Kind kind)
 Lowering::Lowering(const Source& source, Code& code, std::uint32_t first_site,
                    std::uint64_t common_exit, Translation& result)
     : source_(source), code_(code), first_site_(first_site), common_exit_(common_exit),
-      result_(result), user_(source.mode.user)
+      result_(result), user_(source.mode.user),
+      learns_(source.mode.gs_free && (fits_signed_32(source.rip) || host_has_rorx()))
 {
 }
 
@@ -152,6 +153,13 @@ void Lowering::emit_cold()
         code_.patch(cold.patch, code_.size());
         switch (cold.kind) {
         case Cold::Kind::stub: stub(cold.exit); break;
+        case Cold::Kind::learn: {
+            const std::uint32_t from = code_.size();
+            code_.load(rcx, Code::slot(1));
+            displaced(from, rcx, Displaced::Where::slot, 1);
+            stub(cold.exit);
+            break;
+        }
         case Cold::Kind::far_jump: far_jump(cold.value); break;
         case Cold::Kind::literal: code_.qword(cold.value); break;
         }

@@ -346,6 +346,7 @@ Executor::Next Executor::after_site(const Site& site)
             return Next::resume;
         }
     }
+    if (exit.kind == ExitKind::indirect) return after_indirect(site);
     if (exit.kind != ExitKind::direct) {
         unload_context(exit.target);
         if (must_leave()) {
@@ -370,6 +371,30 @@ Executor::Next Executor::after_site(const Site& site)
         ++code_version_;
     }
     mode_ = exit.mode;
+    return go_on_at(*next);
+}
+
+// An indirect branch of user code that may learn one more target.
+Executor::Next Executor::after_indirect(const Site& site)
+{
+    const std::uint64_t rip = context().target;
+    const Block* const from = site.block;
+    const std::uint32_t number =
+        from->first_site + static_cast<std::uint32_t>(site.exit - from->exits.data());
+    Block* next = upper_half(rip) ? nullptr : block_for(rip, mode_, true, true);
+    if (next == nullptr) {
+        unload_context(rip);
+        return Next::dispatch;
+    }
+    ++code_version_;
+    // Translating may have made room by dropping the block that was left.
+    const Site again = cache().site(number);
+    const bool learned = again.block == from && !again.block->dropped && cache().learn(again, *next);
+    if (!learned) cache().enter_target(targets(), *next);
+    if (next->dropped) {
+        unload_context(rip);
+        return Next::dispatch;
+    }
     return go_on_at(*next);
 }
 

@@ -115,6 +115,7 @@ private:
     [[nodiscard]] bool gs_fits() const;
     Next after_missing_target(std::uint64_t rip);
     Next go_on_at(const Block& block);
+    Next after_indirect(const Site& site);
     Next after_fault();
     Next after_page_fault(std::uint64_t address, bool write);
     Next after_code_write(std::uint64_t linear);
