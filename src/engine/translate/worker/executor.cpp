@@ -306,7 +306,9 @@ Executor::Next Executor::after_exit(std::uint32_t exit)
     }
     stepping_ = false;
     const Site site = cache().site(exit);
-    if (site.block == nullptr) return lost("translated code left by an exit that does not exist");
+    if (site.block == nullptr || (mode_.user && site.block->mode != mode_)) {
+        return lost("translated code left by an exit that does not exist");
+    }
     return after_site(site);
 }
 
@@ -365,8 +367,8 @@ Executor::Next Executor::after_site(const Site& site)
     }
     // Translating may have made room by dropping the block that was left.
     const Site again = cache().site(number);
-    const bool linkable = exit.patch != 0 && (!mode_.user || next->second_page == Block::no_page);
-    if (linkable && again.block == site.block && again.block != nullptr && !again.block->dropped) {
+    if (exit.patch != 0 && again.block == site.block && again.block != nullptr &&
+        !again.block->dropped && may_link(*again.block, *next)) {
         cache().link(again, *next);
         ++code_version_;
     }
@@ -396,6 +398,14 @@ Executor::Next Executor::after_indirect(const Site& site)
         return Next::dispatch;
     }
     return go_on_at(*next);
+}
+
+// User code is shared by address spaces, so what it jumps to by itself has to lie in its own page
+// of RAM. An exit's number comes from where the guest program can write: that is checked here.
+bool Executor::may_link(const Block& from, const Block& to) const
+{
+    if (!mode_.user) return true;
+    return to.second_page == Block::no_page && ((from.ram_offset ^ to.ram_offset) & ~base::page_mask) == 0;
 }
 
 // A block that is one exit is left at once, for what it would leave for.

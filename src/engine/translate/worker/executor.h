@@ -115,6 +115,7 @@ private:
     [[nodiscard]] bool gs_fits() const;
     Next after_missing_target(std::uint64_t rip);
     Next go_on_at(const Block& block);
+    [[nodiscard]] bool may_link(const Block& from, const Block& to) const;
     Next after_indirect(const Site& site);
     Next after_fault();
     Next after_page_fault(std::uint64_t address, bool write);
