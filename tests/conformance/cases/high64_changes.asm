@@ -563,3 +563,16 @@ user: mov al, [0x25000]
 mov [0x25000], al
 syscall
 here: mov al, [0x25000]
+
+;; case high_rewrites_behind_an_instruction_across_pages
+; The second page has its first code by an instruction that begins in the page before.
+;; mem 0x10ffe = 05 01 00 00 00 83 c0 02 c3
+;; out rbx=5150
+xor ebx, ebx
+mov ecx, 100
+again: mov [high + 0x11005], cl
+xor eax, eax
+call high + 0x10ffe
+add ebx, eax
+dec ecx
+jnz again

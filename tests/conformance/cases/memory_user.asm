@@ -386,3 +386,20 @@ mov eax, [0x20001]
 ;; in r13=0x22000 r10=8
 ;; out rax=0x1234
 db 0x67, 0x4b, 0x8b, 0x04, 0xd5, 0x00, 0x00, 0x02, 0x00  ; mov rax, [r10d*8 + 0x20000]
+
+;; case rewrites_behind_an_instruction_across_pages
+; The second page has its first code by an instruction that begins in the page before.
+;; out rbx=5150
+mov rdi, 0x10ffe
+mov rax, 0xc083000000010590
+shr rax, 8
+mov [rdi], rax
+mov word [rdi + 7], 0xc300
+xor ebx, ebx
+mov ecx, 100
+again: mov [rdi + 7], cl
+xor eax, eax
+call rdi
+add ebx, eax
+dec ecx
+jnz again

@@ -3,8 +3,9 @@
 // up again, and what leads elsewhere now is reported.
 #pragma once
 
+#include <array>
 #include <cstdint>
-#include <unordered_map>
+#include <map>
 #include <vector>
 
 #include "base/address.h"
@@ -23,17 +24,18 @@ public:
 
     void note(std::uint64_t linear, std::uint64_t ram_offset, bool global)
     {
-        pages_.insert_or_assign(linear & ~base::page_mask, Page{ram_offset & ~base::page_mask, global});
-        if (!global) some_not_global_ = true;
+        const std::uint64_t page = linear & ~base::page_mask;
+        pages_[global ? 0 : 1].erase(page);
+        pages_[global ? 1 : 0].insert_or_assign(page, ram_offset & ~base::page_mask);
     }
     [[nodiscard]] bool knows(std::uint64_t linear) const
     {
-        return pages_.contains(linear & ~base::page_mask);
+        const std::uint64_t page = linear & ~base::page_mask;
+        return pages_[0].contains(page) || pages_[1].contains(page);
     }
     void clear()
     {
-        pages_.clear();
-        some_not_global_ = false;
+        for (Pages& pages : pages_) pages.clear();
     }
 
     // look_up(linear_page, Page& now) -> false: nothing executable there any more.
@@ -41,15 +43,8 @@ public:
     std::vector<Changed> revalidate(bool keep_global, LookUp&& look_up)
     {
         std::vector<Changed> changed;
-        if (keep_global && !some_not_global_) return changed;
-        for (auto at = pages_.begin(); at != pages_.end();) {
-            if ((keep_global && at->second.global) || still_there(*at, look_up)) {
-                ++at;
-                continue;
-            }
-            changed.push_back({at->first, at->second.ram_page});
-            at = pages_.erase(at);
-        }
+        look_again(false, 0, last_page, look_up, changed);
+        if (!keep_global) look_again(true, 0, last_page, look_up, changed);
         return changed;
     }
     template <typename LookUp>
@@ -59,28 +54,32 @@ public:
         // INVLPG drops all of a large page: look at whatever may belong to one.
         constexpr std::uint64_t large = 2 * 1024 * 1024;
         const std::uint64_t first = linear & ~(large - 1);
-        for (auto at = pages_.begin(); at != pages_.end();) {
-            if (at->first - first >= large || still_there(*at, look_up)) {
-                ++at;
-                continue;
-            }
-            changed.push_back({at->first, at->second.ram_page});
-            at = pages_.erase(at);
-        }
+        const std::uint64_t last = first + (large - base::page_size);
+        for (const bool global : {false, true}) look_again(global, first, last, look_up, changed);
         return changed;
     }
 
 private:
+    using Pages = std::map<std::uint64_t, std::uint64_t>;  // linear to RAM
+    static constexpr std::uint64_t last_page = ~base::page_mask;
+
     template <typename LookUp>
-    static bool still_there(const std::pair<const std::uint64_t, Page>& page, LookUp& look_up)
+    void look_again(bool global, std::uint64_t first, std::uint64_t last, LookUp& look_up,
+                    std::vector<Changed>& changed)
     {
-        Page now;
-        return look_up(page.first, now) && now.ram_page == page.second.ram_page &&
-               now.global == page.second.global;
+        Pages& pages = pages_[global ? 1 : 0];
+        for (auto at = pages.lower_bound(first); at != pages.end() && at->first <= last;) {
+            Page now;
+            if (look_up(at->first, now) && now.ram_page == at->second && now.global == global) {
+                ++at;
+                continue;
+            }
+            changed.push_back({at->first, at->second});
+            at = pages.erase(at);
+        }
     }
 
-    std::unordered_map<std::uint64_t, Page> pages_;
-    bool some_not_global_ = false;  // so that a CR3 load need not look
+    std::array<Pages, 2> pages_;  // index: global; a CR3 load looks at the others alone
 };
 
 }  // namespace doppel::engine::translate

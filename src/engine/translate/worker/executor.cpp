@@ -15,6 +15,8 @@ using x86::rflags::AC, x86::rflags::IF, x86::rflags::IOPL, x86::rflags::NT, x86:
 
 // A stretch of interpretation where translated code cannot run at all (real mode, ...).
 constexpr std::uint64_t interpreted_stretch = 512;
+// One in code that is not worth translating.
+constexpr std::uint64_t untranslated_stretch = 32;
 
 // Vectors as the host reports them.
 constexpr std::uint64_t trap_debug = 1, trap_page_fault = 14;
@@ -167,7 +169,11 @@ Executor::Next Executor::dispatch()
         if (user_fault_.pending) fill_after_fault();
     }
     Block* block = block_for(*registers_.rip, mode, false);
-    if (block == nullptr) return interpret_one();
+    if (block == nullptr) {
+        // Code that is rewritten all the time, or none that can be fetched.
+        stop_ = interpret_many(untranslated_stretch);
+        return stop_ == Stop::budget ? Next::dispatch : Next::stop;
+    }
     if (block->guest_count == 0) return interpret_exit(block->exits.front().kind, *block);
     load_context(mode);
     host_rip_ = block->host;

@@ -235,7 +235,7 @@ private:
     std::array<std::uint64_t, exit_kinds> site_counts_{};  // by ExitKind
     struct Drops {
         std::uint32_t count = 0;
-        std::uint64_t at = 0;  // blocks translated then
+        std::uint64_t at = 0;  // host TSC of the last
     };
     std::unordered_map<std::uint64_t, Drops> drops_;  // by RAM page
     DeviceSites devices_;

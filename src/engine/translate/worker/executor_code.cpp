@@ -1,6 +1,8 @@
 // Translated blocks: found, made, linked and dropped.
 #include "engine/translate/worker/executor.h"
 
+#include <x86intrin.h>
+
 #include <cstring>
 #include <tuple>
 
@@ -83,9 +85,9 @@ Block* Executor::translate_block(CodeCache& code, std::uint64_t rip, std::uint64
 // Writes to the page are reported from now on, and no window shows it writable.
 void Executor::watch(std::uint64_t ram_page)
 {
-    if (supervisor_cache_.has_page(ram_page) || user_cache_.has_page(ram_page)) return;
+    const bool protected_already = interpreter_.holds_code(ram_page);
     interpreter_.watch_code(ram_page);
-    protect(ram_page);
+    if (!protected_already) protect(ram_page);
 }
 
 // To what is there already: each such jump would leave once.
@@ -115,11 +117,10 @@ void Executor::note_code(std::uint64_t rip, std::uint64_t ram_offset)
 bool Executor::rewritten_often(std::uint64_t ram_page)
 {
     constexpr std::uint32_t often = 500;
-    constexpr std::uint64_t recently = 5000;  // blocks translated since
+    constexpr std::uint64_t recently = std::uint64_t{1} << 27;  // ticks: some 50 ms
     const auto at = drops_.find(ram_page);
     if (at == drops_.end()) return false;
-    const std::uint64_t now = supervisor_cache_.counters().blocks + user_cache_.counters().blocks;
-    if (now - at->second.at > recently) {
+    if (__rdtsc() - at->second.at > recently) {
         drops_.erase(at);
         return false;
     }
@@ -130,7 +131,7 @@ void Executor::drop_code(std::uint64_t ram_page)
 {
     Drops& drops = drops_[ram_page];
     ++drops.count;
-    drops.at = supervisor_cache_.counters().blocks + user_cache_.counters().blocks;
+    drops.at = __rdtsc();
     supervisor_cache_.drop_page(ram_page);
     user_cache_.drop_page(ram_page);
     devices_.forget_page(ram_page);
