@@ -92,9 +92,9 @@ struct CpuState {
     std::uint64_t pat = 0x0007040600070406, apic_base = 0, tsc_aux = 0, misc_enable = 1;
     std::uint64_t spec_ctrl = 0, tsc_deadline = 0, tsc_adjust = 0, xss = 0;
     std::uint64_t tsc = 0;  // value at the moment of state()/set_state()
-    // MSR_KVM_SYSTEM_TIME_NEW, WALL_CLOCK_NEW, STEAL_TIME; see x86/paravirt.h. Of engines that
-    // serve them themselves.
-    std::uint64_t kvm_system_time = 0, kvm_wall_clock = 0, kvm_steal_time = 0;
+    // MSR_KVM_SYSTEM_TIME_NEW, WALL_CLOCK_NEW, STEAL_TIME, PV_EOI_EN; see x86/paravirt.h. Of
+    // engines that serve them themselves.
+    std::uint64_t kvm_system_time = 0, kvm_wall_clock = 0, kvm_steal_time = 0, kvm_pv_eoi = 0;
     MtrrState mtrr;
     EventState events;
     XsaveArea xsave;

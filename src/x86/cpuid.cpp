@@ -283,6 +283,7 @@ private:
         // "KVMKVMKVM" and "doppel", padded with zeros, in EBX ECX EDX.
         add(hypervisor_first, {hypervisor_last, 0x4b4d564b, 0x564b4d56, 0x4d});
         add(paravirt_features, {feature::NOP_IO_DELAY | feature::CLOCKSOURCE2 | feature::STEAL_TIME |
+                                    feature::PV_EOI | feature::PV_TLB_FLUSH |
                                     feature::CLOCKSOURCE_STABLE_BIT,
                                 0, 0, 0});
         add(hypervisor_last, frequencies);

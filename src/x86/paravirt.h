@@ -2,6 +2,7 @@
 // a hypervisor keeps in guest memory. Linux Documentation/virt/kvm/x86/{cpuid,msr}.rst.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace doppel::x86::paravirt {
@@ -11,14 +12,18 @@ namespace feature {
 inline constexpr std::uint32_t NOP_IO_DELAY = 1u << 1,  // no port 0x80 between port accesses
     CLOCKSOURCE2 = 1u << 3,                             // MSR_KVM_SYSTEM_TIME_NEW, WALL_CLOCK_NEW
     STEAL_TIME = 1u << 5,                               // MSR_KVM_STEAL_TIME
+    PV_EOI = 1u << 6,                                   // MSR_KVM_PV_EOI_EN
+    PV_TLB_FLUSH = 1u << 9,                             // StealTime::preempted takes requests
     CLOCKSOURCE_STABLE_BIT = 1u << 24;                  // PVCLOCK_TSC_STABLE_BIT means what it says
 }
 
 inline constexpr std::uint32_t MSR_KVM_WALL_CLOCK_NEW = 0x4b564d00,
                                MSR_KVM_SYSTEM_TIME_NEW = 0x4b564d01,
-                               MSR_KVM_STEAL_TIME = 0x4b564d03;
-inline constexpr std::uint64_t enabled = 1;                   // bit 0 of the latter two
+                               MSR_KVM_STEAL_TIME = 0x4b564d03,
+                               MSR_KVM_PV_EOI_EN = 0x4b564d04;
+inline constexpr std::uint64_t enabled = 1;                   // bit 0 of the latter three
 inline constexpr std::uint64_t steal_time_reserved = 0x3e;    // #GP
+inline constexpr std::uint64_t pv_eoi_reserved = 0x2;         // #GP: the word is aligned to 4
 
 // A version is odd while the structure is being written.
 struct WallClock {
@@ -46,9 +51,22 @@ struct StealTime {
     std::uint64_t steal = 0;  // ns for which the vCPU would have run, but did not
     std::uint32_t version = 0;
     std::uint32_t flags = 0;
-    std::uint32_t rest[12] = {};
+    std::uint8_t preempted = 0;  // see below; shared with the guest's other vCPUs, so atomic
+    std::uint8_t pad[3] = {};
+    std::uint32_t rest[11] = {};
 };
-static_assert(sizeof(StealTime) == 64);
+static_assert(sizeof(StealTime) == 64 && offsetof(StealTime, preempted) == 16);
+
+// StealTime::preempted. The hypervisor sets the first when the vCPU stops running. Another vCPU
+// that wants its translations flushed may then add the second, by compare and exchange, instead
+// of sending an interrupt; before the vCPU runs again the byte is exchanged for zero and the
+// flush is done.
+inline constexpr std::uint8_t vcpu_preempted = 1, vcpu_flush_tlb = 2;
+
+// In the guest's word of MSR_KVM_PV_EOI_EN: the EOI of the interrupt in service need not be
+// written; the guest clears the bit instead, with one instruction. Only the vCPU itself and the
+// hypervisor while the vCPU does not run touch it.
+inline constexpr std::uint32_t pv_eoi_offered = 1;
 
 // The factors of VcpuTime for a frequency that is not zero.
 struct TimeScale {

@@ -195,6 +195,11 @@ public:
         }
     }
 
+    void offer_eoi() override { system_.offer_eoi(); }
+    [[nodiscard]] bool eoi_taken(EoiOffer offer) override { return system_.eoi_taken(offer); }
+    void stops_running() override { system_.stops_running(); }
+    void runs_again() override { system_.runs_again(); }
+
     [[nodiscard]] std::uint64_t instructions() const override { return core_.instructions; }
     [[nodiscard]] std::span<const std::uint64_t> stepped() const override { return core_.stepped; }
     void counters(base::CounterList& list) const override;

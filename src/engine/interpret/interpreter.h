@@ -86,6 +86,9 @@ public:
     virtual void vectors_wanted() noexcept {}
 };
 
+// See Interpreter::eoi_taken().
+enum class EoiOffer : std::uint8_t { keep, withdraw };
+
 class Interpreter {
 public:
     static base::Result<std::unique_ptr<Interpreter>> create(memory::GuestMemory& memory,
@@ -191,6 +194,21 @@ public:
     [[nodiscard]] virtual std::uint64_t device_accesses() const = 0;
     // Leave HLT (activity becomes running).
     virtual void wake() = 0;
+
+    // ---- paravirtual aids: x86/paravirt.h, where the guest asked for them ----------------------
+
+    // Before guest code runs: the EOI of the interrupt in service would have no effect but on the
+    // local APIC (LocalApic::eoi_is_silent()), so the guest may leave it out.
+    virtual void offer_eoi() = 0;
+    // True: the guest took the offer, so that EOI is due now, and the offer is gone. Else keep
+    // leaves it standing, withdraw takes it back: before anything that the guest must
+    // make a real EOI for, and before the local APIC's owner decides about interrupts.
+    [[nodiscard]] virtual bool eoi_taken(EoiOffer offer) = 0;
+    // The vCPU will not run for a while: it halts, or is paused.
+    virtual void stops_running() = 0;
+    // Before guest code runs after that, and after set_state(): does the flush that another vCPU
+    // asked for meanwhile. Cheap when there was nothing.
+    virtual void runs_again() = 0;
 
     [[nodiscard]] virtual std::uint64_t instructions() const = 0;
     // Instructions that step() ran or tried to, by opcode: Op::opcode.

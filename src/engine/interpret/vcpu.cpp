@@ -24,7 +24,8 @@ x86::LapicConfig lapic_config(const EngineConfig& config, unsigned index)
     return lapic;
 }
 
-constexpr std::uint64_t nmi_poll = 64;  // instructions
+constexpr std::uint64_t nmi_poll = 64;        // instructions
+constexpr std::uint32_t eoi_register = 0x0b;  // of Environment::apic_write()
 
 bool is_apic_msr(std::uint32_t reg) { return reg >= x86::msr::IA32_X2APIC_FIRST; }
 
@@ -58,9 +59,11 @@ base::Result<std::unique_ptr<InterpretVcpu>> InterpretVcpu::create(const EngineC
 Exit InterpretVcpu::run() noexcept
 {
     budget_end_ = budget_ == 0 ? 0 : interpreter_->instructions() + budget_;
+    interpreter_->runs_again();
     for (;;) {
         if (kicked_.exchange(false, std::memory_order_acquire)) {
             ++counts_.kicks;
+            interpreter_->stops_running();
             return KickExit{};
         }
         event_.store(false, std::memory_order_seq_cst);
@@ -81,7 +84,10 @@ std::optional<Exit> InterpretVcpu::execute_once() noexcept
     std::uint64_t budget = budget_end_ == 0 ? 0 : budget_end_ - interpreter_->instructions();
     // Nothing tells when a blocked NMI becomes deliverable: look often.
     if (nmi_waiting()) budget = budget == 0 ? nmi_poll : std::min(budget, nmi_poll);
-    switch (interpreter_->execute(budget)) {
+    offer_eoi();
+    const Interpreter::Stop stop = interpreter_->execute(budget);
+    settle_eoi(EoiOffer::withdraw);
+    switch (stop) {
     case Interpreter::Stop::budget:
         return std::nullopt;
     case Interpreter::Stop::attention:
@@ -97,6 +103,7 @@ std::optional<Exit> InterpretVcpu::execute_once() noexcept
         if (nmi_waiting() && interpreter_->nmi_allowed()) return std::nullopt;
         if (interpreter_->interrupts_enabled() && something_pending()) return std::nullopt;
         ++counts_.halts;
+        interpreter_->stops_running();
     } else if (std::holds_alternative<IoReadExit>(exit) ||
                std::holds_alternative<IoWriteExit>(exit)) {
         ++counts_.io;
@@ -105,6 +112,21 @@ std::optional<Exit> InterpretVcpu::execute_once() noexcept
         ++counts_.mmio;
     }
     return exit;
+}
+
+void InterpretVcpu::offer_eoi() noexcept
+{
+    // Whatever is requested later makes the run loop look, and this is taken back.
+    const std::lock_guard lock{apic_mutex_};
+    if (apic_.eoi_is_silent()) interpreter_->offer_eoi();
+}
+
+void InterpretVcpu::settle_eoi(EoiOffer offer) noexcept
+{
+    if (!interpreter_->eoi_taken(offer)) return;
+    ++counts_.silent_eois;
+    const std::lock_guard lock{apic_mutex_};
+    apic_.silent_eoi();
 }
 
 bool InterpretVcpu::something_pending() noexcept
@@ -272,6 +294,7 @@ void InterpretVcpu::carry_out(const x86::Effects& effects) noexcept
 
 bool InterpretVcpu::apic_read(std::uint32_t reg, std::uint64_t& value) noexcept
 {
+    settle_eoi(EoiOffer::keep);
     const std::lock_guard lock{apic_mutex_};
     rejected_ = false;
     if (!is_apic_msr(reg)) {
@@ -286,6 +309,8 @@ bool InterpretVcpu::apic_read(std::uint32_t reg, std::uint64_t& value) noexcept
 
 bool InterpretVcpu::apic_write(std::uint32_t reg, std::uint64_t value) noexcept
 {
+    settle_eoi(EoiOffer::withdraw);
+    if ((reg & 0xff) == eoi_register) ++counts_.eoi_writes;
     x86::Effects effects;
     {
         const std::lock_guard lock{apic_mutex_};
@@ -314,6 +339,7 @@ std::uint64_t InterpretVcpu::cr8() noexcept
 
 void InterpretVcpu::set_cr8(std::uint64_t value) noexcept
 {
+    settle_eoi(EoiOffer::keep);
     {
         const std::lock_guard lock{apic_mutex_};
         apic_.set_cr8(value);
@@ -323,6 +349,7 @@ void InterpretVcpu::set_cr8(std::uint64_t value) noexcept
 
 void InterpretVcpu::set_apic_base(std::uint64_t value) noexcept
 {
+    settle_eoi(EoiOffer::withdraw);
     const std::lock_guard lock{apic_mutex_};
     rejected_ = !apic_.write_apic_base(value, now());
     arm_timer();
@@ -400,6 +427,8 @@ void InterpretVcpu::counters(base::CounterList& list) const
     list.add("exits.attention", counts_.attention);
     list.add("injected.interrupts", counts_.interrupts);
     list.add("injected.nmis", counts_.nmis);
+    list.add("apic.eoi_writes", counts_.eoi_writes);
+    list.add("apic.silent_eois", counts_.silent_eois);
     interpreter_->counters(list);
 }
 

@@ -87,6 +87,10 @@ private:
     bool inject_pending() noexcept;
     // An interrupt that IF may hold back.
     [[nodiscard]] bool something_pending() noexcept;
+    // PV EOI: before guest code runs; and to be called before the local APIC is asked or told
+    // anything that depends on what is in service.
+    void offer_eoi() noexcept;
+    void settle_eoi(EoiOffer offer) noexcept;
     [[nodiscard]] bool nmi_waiting() noexcept;
     [[nodiscard]] std::optional<Exit> execute_once() noexcept;
 
@@ -112,7 +116,8 @@ private:
     std::uint64_t budget_ = 0;
     std::uint64_t budget_end_ = 0;
     struct {
-        std::uint64_t io = 0, mmio = 0, halts = 0, kicks = 0, attention = 0, interrupts = 0, nmis = 0;
+        std::uint64_t io = 0, mmio = 0, halts = 0, kicks = 0, attention = 0, interrupts = 0, nmis = 0,
+                      eoi_writes = 0, silent_eois = 0;
     } counts_;
 };
 

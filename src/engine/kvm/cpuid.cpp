@@ -13,8 +13,10 @@ using x86::CpuidResult;
 
 constexpr std::uint32_t hypervisor_leaf = 0x40000000, features_leaf = 0x40000001,
                         own_leaf = 0x40000100, last_hypervisor_leaf = 0x400001ff;
-// KVM_FEATURE_CLOCKSOURCE, CLOCKSOURCE2 and CLOCKSOURCE_STABLE_BIT.
-constexpr std::uint32_t clock_features = (1u << 0) | (1u << 3) | (1u << 24);
+// KVM_FEATURE_CLOCKSOURCE, CLOCKSOURCE2, STEAL_TIME, PV_EOI, PV_TLB_FLUSH and
+// CLOCKSOURCE_STABLE_BIT: what the other engines offer, and KVM's first clock.
+constexpr std::uint32_t passed_features =
+    (1u << 0) | (1u << 3) | (1u << 5) | (1u << 6) | (1u << 9) | (1u << 24);
 constexpr std::uint32_t leaf1_ecx_xsave = 1u << 26;
 
 const kvm_cpuid_entry2* find(const CpuidList& list, std::uint32_t leaf, std::uint32_t subleaf)
@@ -72,15 +74,15 @@ void reduce(CpuidEntry& entry, const CpuidResult& host)
 x86::CpuidPolicy filter_cpuid(const x86::CpuidPolicy& policy, const CpuidList& supported)
 {
     const bool xsave = (supported_at(supported, 1, 0).ecx & leaf1_ecx_xsave) != 0;
-    const std::uint32_t clock =
-        supported_at(supported, features_leaf, 0).eax & clock_features;
+    const std::uint32_t features =
+        supported_at(supported, features_leaf, 0).eax & passed_features;
     std::vector<CpuidEntry> entries;
     for (CpuidEntry entry : policy.entries()) {
         if (entry.leaf == 0xd && !xsave) continue;
         // The paravirtual interface is KVM's to offer.
         if (entry.leaf >= hypervisor_leaf && entry.leaf < own_leaf) continue;
         if (entry.leaf >= own_leaf && entry.leaf <= last_hypervisor_leaf) {
-            if (clock == 0) {
+            if (features == 0) {
                 if (entry.leaf == own_leaf) entry.result.eax -= own_leaf - hypervisor_leaf;
                 entry.leaf -= own_leaf - hypervisor_leaf;
             }
@@ -89,10 +91,10 @@ x86::CpuidPolicy filter_cpuid(const x86::CpuidPolicy& policy, const CpuidList& s
         }
         entries.push_back(entry);
     }
-    if (clock != 0) {
+    if (features != 0) {
         // "KVMKVMKVM" in EBX ECX EDX.
         entries.push_back({hypervisor_leaf, 0, false, {features_leaf, 0x4b4d564b, 0x564b4d56, 0x4d}});
-        entries.push_back({features_leaf, 0, false, {clock, 0, 0, 0}});
+        entries.push_back({features_leaf, 0, false, {features, 0, 0, 0}});
     }
     return x86::CpuidPolicy::from_entries(std::move(entries));
 }

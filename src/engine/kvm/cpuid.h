@@ -8,7 +8,7 @@
 namespace doppel::engine::kvm {
 
 // Feature leaves are reduced to what KVM_GET_SUPPORTED_CPUID offers. KVM's own leaves
-// (0x40000000 and 0x40000001, with the clock features alone) replace the policy's where KVM
+// (0x40000000 and 0x40000001, with the features that the other engines offer) replace the policy's where KVM
 // offers them; else the policy's own leaves move from 0x40000100 to 0x40000000.
 x86::CpuidPolicy filter_cpuid(const x86::CpuidPolicy& policy, const CpuidList& supported);
 

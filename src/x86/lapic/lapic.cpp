@@ -164,6 +164,19 @@ std::uint8_t LocalApic::acknowledge()
     return *vector;
 }
 
+bool LocalApic::eoi_is_silent() const
+{
+    const int in_service = highest(ISR);
+    return enabled() && in_service >= 0 && !test(TMR, static_cast<unsigned>(in_service)) &&
+           highest(IRR) < 0;
+}
+
+void LocalApic::silent_eoi()
+{
+    const int in_service = highest(ISR);
+    if (in_service >= 0) assign(ISR, static_cast<unsigned>(in_service), false);
+}
+
 Effects LocalApic::end_of_interrupt()
 {
     Effects effects;

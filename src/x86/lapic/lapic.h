@@ -169,6 +169,12 @@ public:
     [[nodiscard]] std::optional<std::uint8_t> pending_interrupt() const;
     // INTA: moves that vector from IRR to ISR; the spurious vector when there is none.
     std::uint8_t acknowledge();
+    // The EOI of the interrupt in service would do nothing but clear its ISR bit: it is
+    // edge-triggered, and nothing waits for it (whatever its priority, so that a guest that
+    // lowers TPR meanwhile is not kept waiting either).
+    [[nodiscard]] bool eoi_is_silent() const;
+    // Such an EOI, made without a register (x86/paravirt.h, PV EOI).
+    void silent_eoi();
 
     // ---- time -------------------------------------------------------------------------------------
     // When on_time() has something to do, in ns of the VM's clock; nothing when the timer is

@@ -1,6 +1,9 @@
 // KVM's paravirtual MSRs: what lands in guest memory, and addresses of guests with bad intent.
 #include "x86/paravirt.h"
 
+#include <atomic>
+#include <thread>
+
 #include "system_machine.h"
 
 namespace doppel::engine::interpret {
@@ -145,9 +148,178 @@ TEST_F(Paravirt, TheRunningCodeMayBeOverwritten)
 
 TEST_F(Paravirt, OtherMsrsOfKvmAreNotOffered)
 {
-    for (const std::uint32_t index : {0x11u, 0x12u, 0x4b564d02u, 0x4b564d04u, 0x4b564d05u}) {
+    for (const std::uint32_t index : {0x11u, 0x12u, 0x4b564d02u, 0x4b564d05u, 0x4b564d06u}) {
         EXPECT_EQ(write(index, page | 1), 13u) << index;
     }
+}
+
+TEST_F(Paravirt, EoiIsOfferedOnlyWhereTheGuestAskedForIt)
+{
+    m.put(page, std::uint32_t{0});
+    m.interpreter->set_state(m.state);
+    m.interpreter->offer_eoi();
+    EXPECT_EQ(m.word32(page), 0u);
+    ASSERT_EQ(write(MSR_KVM_PV_EOI_EN, page | 1), std::nullopt);
+    std::uint64_t value = 0;
+    m.state = m.interpreter->state();
+    ASSERT_EQ(read(MSR_KVM_PV_EOI_EN, value), std::nullopt);
+    EXPECT_EQ(value, page | 1);
+    EXPECT_EQ(write(MSR_KVM_PV_EOI_EN, page | 3), 13u);
+    EXPECT_EQ(write(MSR_KVM_PV_EOI_EN, (page + 2) | 1), 13u);
+}
+
+TEST_F(Paravirt, EoiThatTheGuestTakesIsReportedOnce)
+{
+    m.put(page, std::uint32_t{0x80000000});
+    ASSERT_EQ(write(MSR_KVM_PV_EOI_EN, page | 1), std::nullopt);
+    EXPECT_FALSE(m.interpreter->eoi_taken(EoiOffer::withdraw));  // nothing offered yet
+    m.interpreter->offer_eoi();
+    EXPECT_EQ(m.word32(page), 0x80000001u);
+    EXPECT_FALSE(m.interpreter->eoi_taken(EoiOffer::keep));
+    EXPECT_EQ(m.word32(page), 0x80000001u);
+    m.put(page, std::uint32_t{0x80000000});
+    EXPECT_TRUE(m.interpreter->eoi_taken(EoiOffer::keep));
+    EXPECT_FALSE(m.interpreter->eoi_taken(EoiOffer::withdraw));
+}
+
+TEST_F(Paravirt, EoiOfferIsWithdrawn)
+{
+    ASSERT_EQ(write(MSR_KVM_PV_EOI_EN, page | 1), std::nullopt);
+    m.interpreter->offer_eoi();
+    EXPECT_FALSE(m.interpreter->eoi_taken(EoiOffer::withdraw));
+    EXPECT_EQ(m.word32(page), 0u);
+    EXPECT_FALSE(m.interpreter->eoi_taken(EoiOffer::withdraw));
+}
+
+TEST_F(Paravirt, EoiWordThatMovesMeanwhileIsLookedAtWhereItWas)
+{
+    ASSERT_EQ(write(MSR_KVM_PV_EOI_EN, page | 1), std::nullopt);
+    m.interpreter->offer_eoi();
+    m.interpreter->direct().state->kvm_pv_eoi = (page + 64) | 1;
+    EXPECT_FALSE(m.interpreter->eoi_taken(EoiOffer::withdraw));
+    EXPECT_EQ(m.word32(page), 0u);
+}
+
+TEST_F(Paravirt, HostileEoiWords)
+{
+    for (const std::uint64_t at : {M::ram - 2, M::ram, std::uint64_t{0xfee00000},
+                                   ~std::uint64_t{0} & ~std::uint64_t{3}}) {
+        ASSERT_EQ(write(MSR_KVM_PV_EOI_EN, (at & ~std::uint64_t{3}) | 1), std::nullopt);
+        m.interpreter->offer_eoi();
+        EXPECT_FALSE(m.interpreter->eoi_taken(EoiOffer::withdraw));
+    }
+}
+
+class Preempted : public Paravirt {
+protected:
+    static constexpr std::uint64_t at = page + offsetof(StealTime, preempted);
+
+    void SetUp() override
+    {
+        m.put(page, StealTime{});
+        m.put(at, std::uint8_t{0xff});
+        ASSERT_EQ(write(MSR_KVM_STEAL_TIME, page | 1), std::nullopt);
+        m.interpreter->set_observer(&flushes);
+    }
+    [[nodiscard]] unsigned byte() const { return m.get<std::uint8_t>(at); }
+
+    struct Flushes final : Observer {
+        void tlb_flushed(bool keep_global) noexcept override { ++(keep_global ? some : all); }
+        void page_flushed(std::uint64_t) noexcept override {}
+        void address_space_changed(std::uint64_t, bool) noexcept override {}
+        void pcid_flushed(unsigned, std::uint16_t, std::uint64_t) noexcept override {}
+        void code_written(std::uint64_t) noexcept override {}
+        int some = 0, all = 0;
+    } flushes;
+};
+
+TEST_F(Preempted, IsZeroWhileTheVcpuRuns)
+{
+    EXPECT_EQ(byte(), 0u);
+    m.interpreter->stops_running();
+    EXPECT_EQ(byte(), vcpu_preempted);
+    m.interpreter->runs_again();
+    EXPECT_EQ(byte(), 0u);
+    EXPECT_EQ(flushes.all, 0);
+}
+
+TEST_F(Preempted, FlushIsDoneOnceBeforeTheVcpuRuns)
+{
+    m.interpreter->stops_running();
+    m.put(at, static_cast<std::uint8_t>(vcpu_preempted | vcpu_flush_tlb));
+    m.interpreter->stops_running();
+    EXPECT_EQ(flushes.all, 0);
+    m.interpreter->runs_again();
+    EXPECT_EQ(byte(), 0u);
+    EXPECT_EQ(flushes.all, 1);
+    m.interpreter->runs_again();
+    EXPECT_EQ(flushes.all, 1);
+}
+
+// Another vCPU asks for flushes whenever it sees that this one does not run: each request that
+// it could make is followed by a flush, and none is made while it runs.
+TEST_F(Preempted, ASecondPartyNeverLosesARequest)
+{
+    std::atomic_ref<std::uint8_t> shared{
+        *reinterpret_cast<std::uint8_t*>(m.memory->host(base::Gpa{at}))};
+    std::atomic<bool> end{false};
+    std::uint64_t requests = 0;
+    std::thread other{[&] {
+        while (!end.load()) {
+            std::uint8_t seen = shared.load();
+            if (seen != vcpu_preempted) continue;
+            if (shared.compare_exchange_strong(
+                    seen, static_cast<std::uint8_t>(vcpu_preempted | vcpu_flush_tlb))) {
+                ++requests;
+            }
+        }
+    }};
+    for (int i = 0; i < 20000 || (flushes.all == 0 && i < 2'000'000); ++i) {
+        m.interpreter->stops_running();
+        if (i % 64 == 0) std::this_thread::yield();
+        m.interpreter->runs_again();
+        ASSERT_EQ(shared.load(), 0u);
+    }
+    end = true;
+    other.join();
+    EXPECT_GT(requests, 0u);
+    EXPECT_EQ(static_cast<std::uint64_t>(flushes.all), requests);
+}
+
+TEST_F(Preempted, StateFromElsewhereMayBeOneThatWasStopped)
+{
+    m.interpreter->stops_running();
+    const x86::CpuState stopped = m.interpreter->state();
+    m.put(at, static_cast<std::uint8_t>(vcpu_preempted | vcpu_flush_tlb));
+    m.interpreter->set_state(stopped);
+    const int before = flushes.all;
+    m.interpreter->runs_again();
+    EXPECT_EQ(byte(), 0u);
+    EXPECT_EQ(flushes.all, before + 1);
+}
+
+TEST_F(Preempted, HostileAddresses)
+{
+    for (const std::uint64_t where : {M::ram, std::uint64_t{0xfee00000},
+                                      ~std::uint64_t{0} & ~std::uint64_t{0x3f}}) {
+        ASSERT_EQ(write(MSR_KVM_STEAL_TIME, where | 1), std::nullopt);
+        m.interpreter->stops_running();
+        m.interpreter->runs_again();
+    }
+    ASSERT_EQ(write(MSR_KVM_STEAL_TIME, page), std::nullopt);  // disabled
+    m.put(at, std::uint8_t{0});
+    m.interpreter->stops_running();
+    EXPECT_EQ(byte(), 0u);
+}
+
+TEST_F(Preempted, StealTimeLeavesItAlone)
+{
+    m.put(at, std::uint8_t{0x40});
+    m.environment.steal = 5000;
+    m.clock.advance(10'000'000);
+    m.interpreter->deliver_interrupt(0x40);
+    EXPECT_EQ(m.get<StealTime>(page).steal, 5000u);
+    EXPECT_EQ(byte(), 0x40u);
 }
 
 TEST(TimeScale, IsRightForAllFrequencies)

@@ -285,6 +285,38 @@ TEST(Lapic, LevelTriggeredEoi)
 
 // ---- enabling and disabling -------------------------------------------------------------------
 
+TEST(Lapic, SilentEoi)
+{
+    Bench b;
+    b.software_enable();
+    EXPECT_FALSE(b.lapic.eoi_is_silent());  // nothing in service
+    b.fixed(0x41);
+    EXPECT_FALSE(b.lapic.eoi_is_silent());
+    b.lapic.acknowledge();
+    EXPECT_TRUE(b.lapic.eoi_is_silent());
+    // Something waits, if only for a lower TPR.
+    b.fixed(0x31);
+    EXPECT_FALSE(b.lapic.eoi_is_silent());
+    b.lapic.silent_eoi();
+    EXPECT_EQ(b.lapic.acknowledge(), 0x31);
+    EXPECT_TRUE(b.lapic.eoi_is_silent());
+    // The higher of two is the one that ends.
+    b.fixed(0x61);
+    b.lapic.acknowledge();
+    EXPECT_TRUE(b.lapic.eoi_is_silent());
+    b.lapic.silent_eoi();
+    EXPECT_EQ(b.read(ISR + 0x61 / 32), 0u);
+    EXPECT_NE(b.read(ISR + 0x31 / 32), 0u);
+    b.lapic.silent_eoi();
+    EXPECT_FALSE(b.lapic.eoi_is_silent());
+    b.lapic.silent_eoi();  // nothing there
+    // Level-triggered: the I/O APIC must hear of it.
+    b.fixed(0x51, true);
+    b.lapic.acknowledge();
+    EXPECT_FALSE(b.lapic.eoi_is_silent());
+    EXPECT_EQ(b.write(EOI, 0).end_of_interrupt, 0x51);
+}
+
 TEST(Lapic, SoftwareDisable)
 {
     Bench b;

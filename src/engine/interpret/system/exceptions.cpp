@@ -142,6 +142,8 @@ void System::state_imported()
 {
     set_tsc(core_.state.tsc);
     if ((core_.state.kvm_steal_time & 1) != 0) steal_seen_ = environment_.steal_ns();
+    eoi_offered_at_ = nowhere;
+    stopped_ = true;
 }
 
 }  // namespace doppel::engine::interpret

@@ -1,9 +1,12 @@
-// KVM's paravirtual clock and steal time; see x86/paravirt.h and docs/paravirtual.md.
+// KVM's paravirtual clock, steal time, end of interrupt and flush requests; see x86/paravirt.h
+// and docs/paravirtual.md.
 //
 // The vCPU itself is the only one that reads these structures, and never while they are being
-// written, but the version is counted as guests expect.
+// written, but the version is counted as guests expect. StealTime::preempted alone is shared
+// with the guest's other vCPUs.
 #include "x86/paravirt.h"
 
+#include <atomic>
 #include <cstddef>
 
 #include "engine/interpret/system/system.h"
@@ -57,6 +60,8 @@ std::uint64_t* System::paravirt_msr(std::uint32_t index)
         return offers(core_, pv::feature::CLOCKSOURCE2) ? &core_.state.kvm_system_time : nullptr;
     case pv::MSR_KVM_STEAL_TIME:
         return offers(core_, pv::feature::STEAL_TIME) ? &core_.state.kvm_steal_time : nullptr;
+    case pv::MSR_KVM_PV_EOI_EN:
+        return offers(core_, pv::feature::PV_EOI) ? &core_.state.kvm_pv_eoi : nullptr;
     default: return nullptr;
     }
 }
@@ -64,14 +69,19 @@ std::uint64_t* System::paravirt_msr(std::uint32_t index)
 bool System::write_paravirt_msr(std::uint32_t index, std::uint64_t value)
 {
     if (index == pv::MSR_KVM_STEAL_TIME && (value & pv::steal_time_reserved) != 0) return false;
+    if (index == pv::MSR_KVM_PV_EOI_EN && (value & pv::pv_eoi_reserved) != 0) return false;
     *paravirt_msr(index) = value;
     switch (index) {
     case pv::MSR_KVM_WALL_CLOCK_NEW: write_wall_clock(); break;
     case pv::MSR_KVM_SYSTEM_TIME_NEW: refresh_system_time(); break;
-    default:
+    case pv::MSR_KVM_STEAL_TIME:
         if ((value & pv::enabled) != 0) steal_seen_ = environment_.steal_ns();
         steal_refreshed_ns_ = 0;
+        // The new structure may hold anything; this vCPU runs.
+        stopped_ = true;
+        runs_again();
         break;
+    default: break;  // PV_EOI_EN: from the next offer on
     }
     return true;
 }
@@ -115,8 +125,74 @@ void System::refresh_steal_time()
     steal_seen_ = seen;
     pv::StealTime time;
     if (more == 0 || !core_.memory.read_value(Gpa{at}, time)) return;
-    time.steal += more;
-    publish(core_.memory, Gpa{at}, time);
+    // Not the whole structure: `preempted` is not ours alone.
+    const Gpa version_at = Gpa{at} + offsetof(pv::StealTime, version);
+    const std::uint32_t version = odd_after(time.version);
+    if (!core_.memory.write_value(version_at, version)) return;
+    static_cast<void>(core_.memory.write_value(Gpa{at}, time.steal + more));
+    static_cast<void>(core_.memory.write_value(version_at, version + 1));
+}
+
+// ---- end of interrupt --------------------------------------------------------------------------
+
+void System::offer_eoi()
+{
+    const std::uint64_t at = core_.state.kvm_pv_eoi & ~pv::enabled;
+    if ((core_.state.kvm_pv_eoi & pv::enabled) == 0 || !plausible(core_, at)) return;
+    std::uint32_t word = 0;
+    if (!core_.memory.read_value(Gpa{at}, word)) return;
+    if (core_.memory.write_value(Gpa{at}, word | pv::pv_eoi_offered)) eoi_offered_at_ = at;
+}
+
+bool System::eoi_taken(EoiOffer offer)
+{
+    if (eoi_offered_at_ == nowhere) return false;
+    const Gpa at{eoi_offered_at_};
+    std::uint32_t word = 0;
+    static_cast<void>(core_.memory.read_value(at, word));
+    const bool taken = (word & pv::pv_eoi_offered) == 0;
+    if (!taken && offer == EoiOffer::keep) return false;
+    if (!taken) static_cast<void>(core_.memory.write_value(at, word & ~pv::pv_eoi_offered));
+    eoi_offered_at_ = nowhere;
+    return taken;
+}
+
+// ---- running or not ----------------------------------------------------------------------------
+
+std::byte* System::preempted_byte(Gpa& at) const
+{
+    const std::uint64_t base = core_.state.kvm_steal_time & ~(pv::steal_time_reserved | pv::enabled);
+    if ((core_.state.kvm_steal_time & pv::enabled) == 0 || !plausible(core_, base)) return nullptr;
+    const memory::Slot* slot = core_.memory.find(Gpa{base});
+    // Aligned to its size, it lies in one slot.
+    if (slot == nullptr || slot->read_only) return nullptr;
+    at = Gpa{base} + offsetof(pv::StealTime, preempted);
+    return core_.memory.host(at);
+}
+
+void System::stops_running()
+{
+    if (stopped_ || !offers(core_, pv::feature::PV_TLB_FLUSH)) return;
+    Gpa at;
+    std::byte* const byte = preempted_byte(at);
+    if (byte == nullptr) return;
+    stopped_ = true;
+    std::atomic_ref{*reinterpret_cast<std::uint8_t*>(byte)}.fetch_or(pv::vcpu_preempted);
+    core_.memory.written_elsewhere(at, 1);
+}
+
+void System::runs_again()
+{
+    if (!stopped_) return;
+    stopped_ = false;
+    if (!offers(core_, pv::feature::PV_TLB_FLUSH)) return;
+    Gpa at;
+    std::byte* const byte = preempted_byte(at);
+    if (byte == nullptr) return;
+    const std::uint8_t was = std::atomic_ref{*reinterpret_cast<std::uint8_t*>(byte)}.exchange(0);
+    if (was == 0) return;
+    core_.memory.written_elsewhere(at, 1);
+    if ((was & pv::vcpu_flush_tlb) != 0) core_.flush_tlb(false);
 }
 
 }  // namespace doppel::engine::interpret

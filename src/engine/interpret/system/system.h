@@ -69,7 +69,7 @@ public:
     // Of whole states: set_state() takes state.tsc as the value now, state() gives it back.
     void state_imported();
 
-    // ---- paravirtual clock (paravirt.cpp) ------------------------------------------------------
+    // ---- paravirtual aids (paravirt.cpp) -------------------------------------------------------
     // Not offered, or somebody else's: nullptr. Else where the state keeps the MSR.
     [[nodiscard]] std::uint64_t* paravirt_msr(std::uint32_t index);
     // False: #GP.
@@ -78,6 +78,11 @@ public:
     // not written to.
     void refresh_system_time();
     void refresh_steal_time();
+    // As those of Interpreter.
+    void offer_eoi();
+    [[nodiscard]] bool eoi_taken(EoiOffer offer);
+    void stops_running();
+    void runs_again();
 
     // Environment refused: stop before the current instruction.
     bool environment_refused = false;
@@ -92,6 +97,8 @@ private:
     void note_fault(const Fault& fault);
     [[nodiscard]] bool shutdown();
     void write_wall_clock();
+    // Where the guest asked for it and has memory; else nullptr.
+    [[nodiscard]] std::byte* preempted_byte(base::Gpa& at) const;
 
     Core& core_;
     Environment& environment_;
@@ -101,6 +108,8 @@ private:
     unsigned task_depth_ = 0;
     std::uint64_t steal_seen_ = 0;              // Environment::steal_ns() at the last refresh
     std::uint64_t steal_refreshed_ns_ = 0;
+    std::uint64_t eoi_offered_at_ = nowhere;    // address of the word, while an offer stands
+    bool stopped_ = true;                       // the guest may have been told that it does not run
 };
 
 }  // namespace doppel::engine::interpret

@@ -88,6 +88,10 @@ struct Mailbox {
     std::uint64_t tsc_base;      // running: guest TSC = host TSC + this; else the guest TSC
     std::uint64_t now_base_ns;   // running: guest ns = CLOCK_MONOTONIC + this; else guest ns
 
+    // Written by the VMM now and then: for how long the processes that run the vCPU have been kept
+    // from running by others.
+    std::atomic<std::uint64_t> steal_ns;
+
     alignas(64) x86::CpuState state;
     char text[65536];            // ends with a zero
     char crash[256];             // the last words of a worker that dies of its own fault

@@ -13,9 +13,12 @@
 
 namespace doppel::engine::translate {
 
+using interpret::EoiOffer;
+
 namespace {
 
 constexpr std::uint64_t nmi_poll = 64;         // instructions
+constexpr std::uint32_t eoi_register = 0x0b;   // of Environment::apic_write()
 constexpr std::uint64_t timer_tolerance = 500;  // ns
 
 x86::LapicConfig lapic_config(const WorkerResources& resources)
@@ -100,11 +103,13 @@ Reply VirtualCpu::run()
 {
     const std::uint64_t budget = mailbox_.budget;
     budget_end_ = budget == 0 ? 0 : interpreter_->instructions() + budget;
+    interpreter_->runs_again();
     for (;;) {
         // Before looking at what it announces.
         mailbox_.attention.store(0, std::memory_order_seq_cst);
         if (mailbox_.kicked.exchange(0, std::memory_order_seq_cst) != 0) {
             ++counts_.kicks;
+            interpreter_->stops_running();
             return Reply::kick;
         }
         take_events(Taken::all);
@@ -129,8 +134,10 @@ std::optional<Reply> VirtualCpu::execute_once()
         mailbox_.in_guest.store(in_engine, std::memory_order_relaxed);
         return std::nullopt;
     }
+    offer_eoi();
     const Stop stop = advance(budget);
     mailbox_.in_guest.store(in_engine, std::memory_order_relaxed);
+    settle_eoi(EoiOffer::withdraw);
     switch (stop) {
     case Stop::budget:
         return std::nullopt;
@@ -169,8 +176,10 @@ std::optional<Reply> VirtualCpu::answer_to(const Exit& exit)
         const bool enabled = interpreter_->interrupts_enabled();
         if (enabled && something_pending()) return std::nullopt;
         ++counts_.halts;
+        interpreter_->stops_running();
         if (!enabled) return Reply::halt;
         sleep_in_hlt();
+        interpreter_->runs_again();
         return std::nullopt;
     }
     std::string text;
@@ -269,6 +278,18 @@ void VirtualCpu::inject_pending()
     interpreter_->deliver_interrupt(vector);
 }
 
+void VirtualCpu::offer_eoi() noexcept
+{
+    if (apic_.eoi_is_silent()) interpreter_->offer_eoi();
+}
+
+void VirtualCpu::settle_eoi(EoiOffer offer) noexcept
+{
+    if (!interpreter_->eoi_taken(offer)) return;
+    ++counts_.silent_eois;
+    apic_.silent_eoi();
+}
+
 bool VirtualCpu::something_pending() const
 {
     return apic_.external_pending() || apic_.pending_interrupt().has_value();
@@ -314,6 +335,7 @@ void VirtualCpu::arm_timer() noexcept
 
 bool VirtualCpu::apic_read(std::uint32_t reg, std::uint64_t& value) noexcept
 {
+    settle_eoi(EoiOffer::keep);
     rejected_ = false;
     if (reg < x86::msr::IA32_X2APIC_FIRST) {
         value = apic_.read_mmio(reg << 4, 4, now());
@@ -327,6 +349,8 @@ bool VirtualCpu::apic_read(std::uint32_t reg, std::uint64_t& value) noexcept
 
 bool VirtualCpu::apic_write(std::uint32_t reg, std::uint64_t value) noexcept
 {
+    settle_eoi(EoiOffer::withdraw);
+    if ((reg & 0xff) == eoi_register) ++counts_.eoi_writes;
     x86::Effects effects;
     rejected_ = false;
     if (reg < x86::msr::IA32_X2APIC_FIRST) {
@@ -346,12 +370,14 @@ bool VirtualCpu::apic_write(std::uint32_t reg, std::uint64_t value) noexcept
 
 void VirtualCpu::set_cr8(std::uint64_t value) noexcept
 {
+    settle_eoi(EoiOffer::keep);
     apic_.set_cr8(value);
     want_interrupt_window(something_pending());
 }
 
 void VirtualCpu::set_apic_base(std::uint64_t value) noexcept
 {
+    settle_eoi(EoiOffer::withdraw);
     rejected_ = !apic_.write_apic_base(value, now());
     arm_timer();
 }
@@ -381,6 +407,11 @@ void VirtualCpu::tsc_offset_changed(std::uint64_t offset) noexcept
 {
     tsc_offset_ = offset;
     if (timer_ != nullptr) arm_timer();
+}
+
+std::uint64_t VirtualCpu::steal_ns() noexcept
+{
+    return mailbox_.steal_ns.load(std::memory_order_relaxed);
 }
 
 // ---- state -------------------------------------------------------------------------------------
@@ -413,6 +444,8 @@ void VirtualCpu::counters(base::CounterList& list) const
     list.add("worker.interrupts", counts_.interrupts);
     list.add("worker.nmis", counts_.nmis);
     list.add("worker.timers_armed", counts_.timers_armed);
+    list.add("apic.eoi_writes", counts_.eoi_writes);
+    list.add("apic.silent_eois", counts_.silent_eois);
     interpreter_->counters(list);
 }
 

@@ -64,6 +64,7 @@ protected:
     bool apic_write(std::uint32_t reg, std::uint64_t value) noexcept override;
     std::uint64_t cr8() noexcept override { return apic_.cr8(); }
     void set_cr8(std::uint64_t value) noexcept override;
+    std::uint64_t steal_ns() noexcept override;
     void set_apic_base(std::uint64_t value) noexcept override;
     void set_tsc_deadline(std::uint64_t value) noexcept override;
     std::uint64_t tsc_deadline() noexcept override { return apic_.tsc_deadline(now()); }
@@ -87,6 +88,9 @@ private:
     void take(const Event& event);
     void inject_pending();
     void carry_out(const x86::Effects& effects) noexcept;
+    // PV EOI: see InterpretVcpu.
+    void offer_eoi() noexcept;
+    void settle_eoi(interpret::EoiOffer offer) noexcept;
     void note(x86::Accepted accepted) noexcept;
     [[nodiscard]] x86::ApicTime now() const;
     void arm_timer() noexcept;
@@ -109,7 +113,7 @@ private:
     std::uint64_t budget_end_ = 0;           // of Interpreter::instructions(), 0 no limit
     struct {
         std::uint64_t io = 0, mmio = 0, doorbells = 0, halts = 0, kicks = 0, attention = 0, interrupts = 0,
-                      nmis = 0, timers_armed = 0;
+                      nmis = 0, timers_armed = 0, eoi_writes = 0, silent_eois = 0;
     } counts_;
 };
 
