@@ -31,6 +31,7 @@ public:
     WorkerProcess(const WorkerProcess&) = delete;
     WorkerProcess& operator=(const WorkerProcess&) = delete;
 
+    [[nodiscard]] pid_t pid() const { return pid_; }
     // How the process ended; nothing: it has not. Any thread.
     [[nodiscard]] std::optional<std::string> death() const;
     // Sends a signal to one of its threads. Any thread; no effect after its death.

@@ -46,7 +46,7 @@ TranslateVcpu::TranslateVcpu(const EngineConfig& config, bus::InterruptSource* c
                              std::unique_ptr<WorkerProcess> process)
     : config_(config), source_(source), doorbells_(doorbells), arena_(std::move(arena)),
       mailbox_(arena_.mailbox()), process_(std::move(process)),
-      post_(mailbox_, arena_.setup(), *process_),
+      post_(mailbox_, arena_.setup(), *process_), run_delay_(process_->pid()),
       looks_max_(looks_in(spin_ns_max)), looks_(looks_max_ / fewest_parts), spin_(looks_max_)
 {
     doorbells_.attach(arena_.doorbells());
@@ -109,6 +109,7 @@ std::optional<Reply> TranslateVcpu::await(bool running) const noexcept
     std::uint64_t unanswered_since = start;
     for (std::uint64_t now = start;; now = monotonic_ns()) {
         if (replied_within(now + look_every)) break;
+        if (running) publish_steal(now);
         if (const auto death = process_->death()) {
             // It may have replied before it died.
             if (replied()) break;
@@ -149,12 +150,18 @@ void TranslateVcpu::publish_clock() const noexcept
     }
 }
 
+void TranslateVcpu::publish_steal(std::uint64_t now_ns) const noexcept
+{
+    mailbox_.steal_ns.store(run_delay_.at(now_ns), std::memory_order_relaxed);
+}
+
 // ---- running -----------------------------------------------------------------------------------
 
 Exit TranslateVcpu::run() noexcept
 {
     if (!failure_.empty()) return ErrorExit{failure_};
     publish_clock();
+    publish_steal(monotonic_ns());
     post_.flush();
     mailbox_.budget = budget_;
     mailbox_.answers_read = read_ ? 1 : 0;

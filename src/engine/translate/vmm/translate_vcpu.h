@@ -19,6 +19,7 @@
 #include "engine/translate/vmm/doorbells.h"
 #include "engine/translate/vmm/launch.h"
 #include "engine/translate/vmm/post.h"
+#include "engine/translate/vmm/run_delay.h"
 
 namespace doppel::engine::translate {
 
@@ -59,6 +60,7 @@ private:
     std::optional<Reply> call(Request request) const noexcept;
     bool replied_within(std::uint64_t deadline_ns) const noexcept;
     void publish_clock() const noexcept;
+    void publish_steal(std::uint64_t now_ns) const noexcept;
     [[nodiscard]] Exit exit_of(Reply reply) noexcept;
     [[nodiscard]] Exit nonsense(const char* what) noexcept;
 
@@ -69,6 +71,7 @@ private:
     Mailbox& mailbox_;
     std::unique_ptr<WorkerProcess> process_;
     EventPost post_;
+    mutable RunDelay run_delay_;
 
     std::uint64_t budget_ = 0;
     std::optional<std::uint64_t> read_;  // the answer to the last read, to go with run

@@ -411,7 +411,13 @@ void VirtualCpu::tsc_offset_changed(std::uint64_t offset) noexcept
 
 std::uint64_t VirtualCpu::steal_ns() noexcept
 {
-    return mailbox_.steal_ns.load(std::memory_order_relaxed);
+    // The VMM measures ten times a second. A guest that counts by its ticks expects no more of a
+    // tick to be stolen than there was of it: what is left is for the next ones.
+    const std::uint64_t now_ns = resources_.clock.now_ns();
+    const std::uint64_t measured = mailbox_.steal_ns.load(std::memory_order_relaxed);
+    steal_told_ += std::min(measured - steal_told_, now_ns - steal_told_at_ns_);
+    steal_told_at_ns_ = now_ns;
+    return steal_told_;
 }
 
 // ---- state -------------------------------------------------------------------------------------
