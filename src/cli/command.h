@@ -21,11 +21,13 @@ enum ExitStatus : int {
 using Arguments = std::vector<std::string>;
 
 int run_command(const Arguments& arguments);
+int stats_command(const Arguments& arguments);
 int doctor_command(const Arguments& arguments);
 int version_command(const Arguments& arguments);
 
 extern const std::string_view main_help;
 extern const std::string_view run_help;
+extern const std::string_view stats_help;
 extern const std::string_view doctor_help;
 
 // Text on stdout; exit_ok, or exit_usage after one line on stderr when nobody can read it.

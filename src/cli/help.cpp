@@ -11,6 +11,7 @@ Usage: doppel COMMAND [OPTIONS]
 
 Commands:
   run        boot a kernel in a virtual machine and connect its console
+  stats      what a running virtual machine does, in numbers
   doctor     what this host offers, and which engines will work on it
   version    print the version (also --version)
   help       print this text, or the text of a command: doppel help run
@@ -47,8 +48,9 @@ Usage: doppel run --kernel FILE [OPTIONS]
                         socket:PATH  a Unix socket that one client connects to
   --debug-exit PORT   End with exit status (V << 1) | 1 when the guest writes V
                       to this I/O port, such as 0xf4 (default: off)
-  --stats[=json]      At the end, on stderr: engine, wall time, instructions,
-                      exits by cause, interpreter fallbacks
+  --stats[=json]      At the end, on stderr: engine, wall time and where it went,
+                      instructions, exits by cause, interpreter fallbacks;
+                      'doppel stats' prints the same while the guest runs
   --help              Print this text
 
 Keys on the console, when it is a terminal:
@@ -71,6 +73,27 @@ Examples:
 
   A test kernel that reports through a port, its console kept in a file:
     doppel run --kernel test.elf --debug-exit 0xf4 --console file:test.log
+)";
+
+const std::string_view stats_help =
+    R"(Prints what --stats prints, of a virtual machine that is running.
+
+Usage: doppel stats [PID] [OPTIONS]
+
+  PID                 The process of 'doppel run'; not needed when only one is
+                      running
+  --json              One line of JSON instead of text
+  --watch SECONDS     Again every so many seconds, until the VM ends; 0.1 or more
+  --help              Print this text
+
+Virtual machines of the same user are found by their sockets, doppel/PID.sock in
+$XDG_RUNTIME_DIR, or without that variable in /run/user/UID (for root: /run). One
+that could not make its socket there runs all the same, but cannot be asked.
+Asking takes the guest a fraction of a millisecond.
+
+Examples:
+  doppel stats
+  doppel stats 4711 --json --watch 5
 )";
 
 const std::string_view doctor_help =

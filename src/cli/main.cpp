@@ -17,10 +17,11 @@ int help_command(const Arguments& arguments)
                                       "' after '" + arguments[0] + "'"));
     }
     if (arguments[0] == "run") return print(run_help);
+    if (arguments[0] == "stats") return print(stats_help);
     if (arguments[0] == "doctor") return print(doctor_help);
     if (arguments[0] == "version" || arguments[0] == "help") return print(main_help);
     return fail(base::usage_error("help: there is no command '" + arguments[0] +
-                                  "'; the commands are run, doctor, version and help"));
+                                  "'; the commands are run, stats, doctor, version and help"));
 }
 
 int dispatch(const Arguments& arguments)
@@ -32,6 +33,7 @@ int dispatch(const Arguments& arguments)
     const std::string& command = arguments.front();
     const Arguments rest{arguments.begin() + 1, arguments.end()};
     if (command == "run") return run_command(rest);
+    if (command == "stats") return stats_command(rest);
     if (command == "doctor") return doctor_command(rest);
     if (command == "version" || command == "--version" || command == "-V") {
         return version_command(rest);
@@ -39,7 +41,7 @@ int dispatch(const Arguments& arguments)
     if (command == "help" || command == "--help" || command == "-h") return help_command(rest);
     const char* kind = command.starts_with('-') ? "Unknown option '" : "Unknown command '";
     return fail(base::usage_error(kind + command +
-                                  "'; the commands are run, doctor, version and help"));
+                                  "'; the commands are run, stats, doctor, version and help"));
 }
 
 }  // namespace

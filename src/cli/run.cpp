@@ -1,11 +1,16 @@
 #include <fmt/format.h>
 
+#include <unistd.h>
+
 #include <cstdio>
 
 #include "cli/choose_engine.h"
 #include "cli/command.h"
 #include "cli/run_options.h"
 #include "cli/stats.h"
+#include "control/runtime_dir.h"
+#include "control/server.h"
+#include "control/stats_message.h"
 #include "vm/vm.h"
 
 namespace doppel::cli {
@@ -27,6 +32,18 @@ base::Result<void> check_stdout(const vm::VmConfig& config)
     return {};
 }
 
+// For `doppel stats`. A host without a place for it is no reason not to run; the command says
+// what is missing.
+std::unique_ptr<control::Server> listen(vm::Vm& machine)
+{
+    const auto dir = control::runtime_dir(control::Missing::create);
+    if (!dir) return nullptr;
+    auto server = control::Server::create(
+        machine.event_loop(), control::socket_path(*dir, ::getpid()),
+        [&machine](std::function<void(vm::VmStats)> reply) { machine.request_stats(std::move(reply)); });
+    return server ? std::move(*server) : nullptr;
+}
+
 base::Result<int> run(vm::VmConfig config)
 {
     TRY(check_stdout(config));
@@ -39,6 +56,7 @@ base::Result<int> run(vm::VmConfig config)
     }
     const auto machine = TRY(vm::Vm::create(config));
     if (!chosen.empty()) say(chosen);  // only now: bad input gets one line, its own
+    const auto control = listen(*machine);
     const vm::VmResult result = machine->run();
     switch (result.kind) {
         case vm::VmResult::Kind::triple_fault:
@@ -47,8 +65,8 @@ base::Result<int> run(vm::VmConfig config)
         case vm::VmResult::Kind::failed: say(fmt::format("doppel: {}\n", result.text)); break;
         default: break;
     }
-    if (config.stats == vm::StatsMode::text) say(stats_text(machine->stats()));
-    if (config.stats == vm::StatsMode::json) say(stats_json(machine->stats()));
+    if (config.stats == vm::StatsMode::text) say(stats_text(machine->stats(), "doppel: "));
+    if (config.stats == vm::StatsMode::json) say(control::stats_json(machine->stats()));
     return result.exit_status();
 }
 

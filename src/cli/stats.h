@@ -1,16 +1,14 @@
-// What --stats prints.
+// What --stats and `doppel stats` print for people.
 #pragma once
 
 #include <string>
+#include <string_view>
 
 #include "vm/vm.h"
 
 namespace doppel::cli {
 
-// One "name value" line per number, for people.
-std::string stats_text(const vm::VmStats& stats);
-// One line: {"engine": ..., "wall_seconds": ..., "instructions": number or null,
-// "instructions_per_second": number or null, "counters": {"exits.halt": ...}}.
-std::string stats_json(const vm::VmStats& stats);
+// One "name value" line per number, each with `prefix`.
+std::string stats_text(const vm::VmStats& stats, std::string_view prefix);
 
 }  // namespace doppel::cli

@@ -36,6 +36,11 @@ std::string console_text(const ConsoleSpec& spec)
     return "none";
 }
 
+double seconds_since(std::chrono::steady_clock::time_point begin)
+{
+    return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+}
+
 // Engines count some exits too, more finely; a name counts once, as its first owner has it.
 base::CounterList without_repetitions(const base::CounterList& list)
 {
@@ -55,12 +60,15 @@ public:
     void stop() override { finish({VmResult::Kind::left_by_user, 0, {}}); }
     [[nodiscard]] State state() const override { return state_; }
     [[nodiscard]] VmStats stats() const override;
+    void request_stats(std::function<void(VmStats)> reply) override;
+    [[nodiscard]] base::EventLoop& event_loop() override { return *loop_; }
 
 private:
     // The first end counts; later ones are consequences. Any thread.
     void finish(VmResult result);
     void run_vcpu() noexcept;
     void handle(const Exit& exit) noexcept;
+    void answer_stats();
     void serve_read(bus::Space space, std::uint64_t address, unsigned size) noexcept;
     void serve_write(bus::Space space, std::uint64_t address, unsigned size,
                      std::uint64_t value) noexcept;
@@ -83,7 +91,11 @@ private:
 
     std::array<std::uint64_t, exit_names.size()> exits_{};
     std::uint64_t resets_ = 0;
-    double wall_seconds_ = 0;
+    std::atomic<bool> stats_requested_ = false;
+    std::mutex stats_mutex_;
+    std::vector<std::function<void(VmStats)>> stats_replies_;
+    std::chrono::steady_clock::time_point begin_;
+    std::optional<double> wall_seconds_;  // once it has ended
 };
 
 base::Result<void> VmImpl::build(const VmConfig& config, const EngineFactory& factory)
@@ -184,6 +196,7 @@ void VmImpl::run_vcpu() noexcept
             }
             vcpu_->set_state(pc_->entry());
         }
+        if (stats_requested_.exchange(false)) answer_stats();
         const Exit exit = vcpu_->run();
         ++exits_[exit.index()];
         handle(exit);
@@ -205,25 +218,48 @@ VmResult VmImpl::run()
     if (const auto started = pc_->restart(); !started) return failed(started.error());
 
     state_ = State::running;
-    const auto begin = std::chrono::steady_clock::now();
+    begin_ = std::chrono::steady_clock::now();
     std::thread vcpu_thread{[this] { run_vcpu(); }};
     loop_->run();
     // The loop also ends when epoll itself fails.
     stop_requested_ = true;
     vcpu_->kick();
     vcpu_thread.join();
-    wall_seconds_ = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    wall_seconds_ = seconds_since(begin_);
     console_->flush();
     state_ = State::stopped;
     const std::lock_guard lock{result_mutex_};
     return result_.value_or(VmResult{VmResult::Kind::failed, 0, "The event loop ended early"});
 }
 
+void VmImpl::request_stats(std::function<void(VmStats)> reply)
+{
+    {
+        const std::lock_guard lock{stats_mutex_};
+        stats_replies_.push_back(std::move(reply));
+    }
+    stats_requested_ = true;
+    vcpu_->kick();
+}
+
+void VmImpl::answer_stats()
+{
+    std::vector<std::function<void(VmStats)>> replies;
+    {
+        const std::lock_guard lock{stats_mutex_};
+        replies.swap(stats_replies_);
+    }
+    loop_->post([replies = std::move(replies), now = stats()] {
+        for (const auto& reply : replies) reply(now);
+    });
+}
+
 VmStats VmImpl::stats() const
 {
     VmStats stats;
     stats.engine = engine::name(engine_->kind());
-    stats.wall_seconds = wall_seconds_;
+    stats.wall_seconds =
+        wall_seconds_ || state_ == State::configured ? wall_seconds_.value_or(0) : seconds_since(begin_);
     if (engine_->capabilities().counts_instructions) stats.instructions = vcpu_->instructions();
     for (std::size_t i = 0; i < exits_.size(); ++i) {
         stats.counters.add("exits." + std::string{exit_names[i]}, exits_[i]);

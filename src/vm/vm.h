@@ -5,7 +5,7 @@
 //                                      └────┘ guest reboot: the machine restarts in place
 //
 // Threads: create() and run() on one thread, which runs the event loop while a thread of
-// its own runs the vCPU. stop() from any thread. stats() when not running.
+// its own runs the vCPU. stop() and request_stats() from any thread. stats() when not running.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,7 @@
 #include <string>
 
 #include "base/counters.h"
+#include "base/event_loop.h"
 #include "base/result.h"
 #include "engine/engine.h"
 #include "vm/vm_config.h"
@@ -70,6 +71,11 @@ public:
     virtual void stop() = 0;
     [[nodiscard]] virtual State state() const = 0;
     [[nodiscard]] virtual VmStats stats() const = 0;
+    // The same of a VM that runs: calls back once, on the thread of the event loop, when the vCPU
+    // has come out of the guest to be asked, which costs the guest some microseconds. A VM that ends
+    // first does not call.
+    virtual void request_stats(std::function<void(VmStats)> reply) = 0;
+    [[nodiscard]] virtual base::EventLoop& event_loop() = 0;
 };
 
 }  // namespace doppel::vm
