@@ -34,6 +34,10 @@ base::Result<std::string> runtime_dir(Missing missing)
         return base::errno_error(base::ErrorKind::host, "Cannot make " + dir, errno);
     }
     struct stat status {};
+    if (::lstat(dir.c_str(), &status) != 0 && errno == ENOENT) {
+        return base::host_error("No VM of this user can be asked: " + dir +
+                                " does not exist; 'doppel run' makes it where it may");
+    }
     if (::lstat(dir.c_str(), &status) != 0) {
         return base::errno_error(base::ErrorKind::host, "Cannot use " + dir, errno);
     }

@@ -5,6 +5,8 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "base/counters.h"
 #include "base/result.h"
@@ -26,6 +28,13 @@ struct Capabilities {
     bool counts_instructions = false;     // instructions() means something
     bool instruction_budget = false;      // Vcpu::set_budget() works
     unsigned max_vcpus = 1;
+};
+
+// What became of the time in Vcpu::run().
+struct RunTime {
+    std::uint64_t halted_ns = 0;  // asleep in HLT
+    // Of the rest, in proportion; may be estimates. Empty, or all zero: the guest ran.
+    std::vector<std::pair<std::string_view, std::uint64_t>> shares;
 };
 
 // One virtual CPU. run(), state() and set_state() belong to its own thread (state calls
@@ -51,6 +60,7 @@ public:
     virtual void set_budget(std::uint64_t instructions) noexcept = 0;
     [[nodiscard]] virtual std::uint64_t instructions() const noexcept = 0;
     virtual void counters(base::CounterList& list) const = 0;
+    [[nodiscard]] virtual RunTime run_time() const { return {}; }
 };
 
 struct EngineConfig {

@@ -36,6 +36,13 @@ std::string console_text(const ConsoleSpec& spec)
     return "none";
 }
 
+std::uint64_t now_ns()
+{
+    using namespace std::chrono;
+    return static_cast<std::uint64_t>(
+        duration_cast<nanoseconds>(steady_clock::now().time_since_epoch()).count());
+}
+
 double seconds_since(std::chrono::steady_clock::time_point begin)
 {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
@@ -69,6 +76,7 @@ private:
     void run_vcpu() noexcept;
     void handle(const Exit& exit) noexcept;
     void answer_stats();
+    void add_times(base::CounterList& list) const;
     void serve_read(bus::Space space, std::uint64_t address, unsigned size) noexcept;
     void serve_write(bus::Space space, std::uint64_t address, unsigned size,
                      std::uint64_t value) noexcept;
@@ -91,6 +99,8 @@ private:
 
     std::array<std::uint64_t, exit_names.size()> exits_{};
     std::uint64_t resets_ = 0;
+    // Of the vCPU thread, ns: in run(), in wait(), and answering exits.
+    std::uint64_t in_run_ns_ = 0, in_wait_ns_ = 0, answering_ns_ = 0;
     std::atomic<bool> stats_requested_ = false;
     std::mutex stats_mutex_;
     std::vector<std::function<void(VmStats)>> stats_replies_;
@@ -197,9 +207,14 @@ void VmImpl::run_vcpu() noexcept
             vcpu_->set_state(pc_->entry());
         }
         if (stats_requested_.exchange(false)) answer_stats();
+        const std::uint64_t entered = now_ns();
         const Exit exit = vcpu_->run();
+        const std::uint64_t left = now_ns();
+        in_run_ns_ += left - entered;
         ++exits_[exit.index()];
         handle(exit);
+        const bool halted = std::holds_alternative<engine::HaltExit>(exit);
+        (halted ? in_wait_ns_ : answering_ns_) += now_ns() - left;
     }
     loop_->stop();
 }
@@ -254,6 +269,24 @@ void VmImpl::answer_stats()
     });
 }
 
+void VmImpl::add_times(base::CounterList& list) const
+{
+    const auto add = [&list](std::string_view name, std::uint64_t ns) {
+        list.add("time." + std::string{name} + "_us", ns / 1000);
+    };
+    const engine::RunTime time = vcpu_->run_time();
+    const std::uint64_t asleep = std::min(time.halted_ns, in_run_ns_);
+    const auto executing = static_cast<double>(in_run_ns_ - asleep);
+    double sum = 0;
+    for (const auto& [name, share] : time.shares) sum += static_cast<double>(share);
+    if (sum == 0) add("guest", in_run_ns_ - asleep);
+    for (const auto& [name, share] : time.shares) {
+        if (sum != 0) add(name, static_cast<std::uint64_t>(executing * (static_cast<double>(share) / sum)));
+    }
+    add("halted", asleep + in_wait_ns_);
+    add("vmm", answering_ns_);
+}
+
 VmStats VmImpl::stats() const
 {
     VmStats stats;
@@ -264,6 +297,7 @@ VmStats VmImpl::stats() const
     for (std::size_t i = 0; i < exits_.size(); ++i) {
         stats.counters.add("exits." + std::string{exit_names[i]}, exits_[i]);
     }
+    add_times(stats.counters);
     stats.counters.add("machine.resets", resets_);
     vcpu_->counters(stats.counters);
     engine_->counters(stats.counters);

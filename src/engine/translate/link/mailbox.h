@@ -54,6 +54,18 @@ inline constexpr std::uint32_t in_engine = 0;     // it looks before it runs gue
 inline constexpr std::uint32_t in_guest_code = 1; // by the kick signal
 inline constexpr std::uint32_t asleep_in_hlt = 2; // by a futex wake of `attention`
 
+// Mailbox::place: what the vCPU thread is at, for the VMM's samples. Believed by nobody else.
+enum class Place : std::uint32_t {
+    engine,       // all else: exits, dispatch, the local APIC
+    hand_over,    // to a user process, until it has begun
+    user,         // guest user code, in its process
+    supervisor,   // translated guest supervisor code
+    interpreter,
+    translation,  // of blocks
+    windows,      // filling and flushing them
+};
+inline constexpr unsigned place_count = 7;
+
 struct Mailbox {
     alignas(64) std::atomic<std::uint32_t> request_turn;  // futex
     std::atomic<std::uint32_t> worker_waiting;
@@ -91,6 +103,10 @@ struct Mailbox {
     // Written by the VMM now and then: for how long the processes that run the vCPU have been kept
     // from running by others.
     std::atomic<std::uint64_t> steal_ns;
+
+    // Written by the worker: where its time goes.
+    alignas(64) std::atomic<Place> place;
+    std::atomic<std::uint64_t> halted_ns;  // asleep in HLT, total
 
     alignas(64) x86::CpuState state;
     char text[65536];            // ends with a zero

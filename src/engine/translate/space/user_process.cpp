@@ -224,10 +224,16 @@ void UserProcess::kick()
 bool UserProcess::spin_for_report(const std::atomic<std::uint32_t>* attention)
 {
     const Word turn{report_.turn};
+    const Word begun{report_.begun};
+    bool waits = attention != nullptr && wait_.place != nullptr;  // for it to begin
     std::uint64_t before = __rdtsc();
     const std::uint32_t looks = wait_.budget.looks(before);
     for (std::uint32_t i = 0; i < looks; ++i) {
         if (turn.load(std::memory_order_acquire) == turn_) return true;
+        if (waits && begun.load(std::memory_order_relaxed) == turn_) {
+            wait_.place->store(Place::user, std::memory_order_relaxed);
+            waits = false;
+        }
         if (attention != nullptr && !kicked_ && attention->load(std::memory_order_relaxed) != 0) {
             kick();
         }
@@ -245,6 +251,9 @@ bool UserProcess::wait_for_report(const std::atomic<std::uint32_t>* attention)
     const Word sleeping{command_.worker_sleeping};
     if (!spin_for_report(attention)) {
         ++counters_.sleeps;
+        if (attention != nullptr && wait_.place != nullptr) {
+            wait_.place->store(Place::user, std::memory_order_relaxed);
+        }
         for (;;) {
             sleeping.store(1, std::memory_order_seq_cst);
             const std::uint32_t seen = turn.load(std::memory_order_seq_cst);

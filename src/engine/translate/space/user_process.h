@@ -24,6 +24,7 @@
 #include "base/fd.h"
 #include "base/mapped_region.h"
 #include "base/result.h"
+#include "engine/translate/link/mailbox.h"
 #include "engine/translate/link/user_link.h"
 #include "engine/translate/space/user_wait.h"
 #include "x86/cpu_state.h"
@@ -40,6 +41,7 @@ struct UserWait {
     const std::atomic<std::uint32_t>* attention = nullptr;
     SpinBudget budget;            // looks at the other's word before sleeping
     UserProcess* last = nullptr;  // had the last turn: only that one may wait busily
+    std::atomic<Place>* place = nullptr;  // Place::user is noted there when guest code has begun
 };
 
 class UserProcess
@@ -125,6 +127,7 @@ public:
         int ram_fd = -1;      // guest RAM; borrowed for create()
         int program_fd = -1;  // as user_program_file() makes it; borrowed for create()
         const std::atomic<std::uint32_t>* attention = nullptr;  // see UserWait
+        std::atomic<Place>* place = nullptr;                    // see UserWait
         // Busy waiting on both sides before sleeping, at most (it adapts itself); none on a
         // machine with one processor.
         std::uint64_t spin_ns = 100'000;

@@ -156,7 +156,9 @@ void serve(std::uint32_t turn)
     for (;;) {
         report(turn);
         turn = wait_for_turn_after(turn);
-        if (obey()) enter_guest(turn);
+        if (!obey()) continue;
+        report_area().begun = turn;
+        enter_guest(turn);
     }
 }
 

@@ -106,10 +106,12 @@ std::optional<Reply> TranslateVcpu::await(bool running) const noexcept
     const auto reply = [this] { return static_cast<Reply>(once(mailbox_.reply)); };
     if (look_for(spin_, looks_, mailbox_.worker_processor, replied)) return reply();
     const std::uint64_t start = monotonic_ns();
-    std::uint64_t unanswered_since = start;
+    std::uint64_t unanswered_since = start, looked = start;
     for (std::uint64_t now = start;; now = monotonic_ns()) {
-        if (replied_within(now + look_every)) break;
+        if (running ? replied_or_sampled(now, look_every) : replied_within(now + look_every)) break;
         if (running) publish_steal(now);
+        if (running && now - looked < look_every) continue;
+        looked = now;
         if (const auto death = process_->death()) {
             // It may have replied before it died.
             if (replied()) break;
@@ -127,6 +129,19 @@ std::optional<Reply> TranslateVcpu::await(bool running) const noexcept
     const bool worth_it = monotonic_ns() - start < spin_ns_max;
     looks_ = worth_it ? looks_max_ : std::max(looks_ / 2, looks_max_ / fewest_parts);
     return reply();
+}
+
+bool TranslateVcpu::replied_or_sampled(std::uint64_t now_ns, std::uint64_t ns) const noexcept
+{
+    const std::uint64_t sample_in = samples_.due_in();
+    const bool replied = replied_within(now_ns + std::min(ns, sample_in));
+    const std::uint64_t passed = monotonic_ns() - now_ns;
+    samples_.pass(passed);
+    if (!replied && passed >= sample_in) {
+        samples_.take(mailbox_.place.load(std::memory_order_relaxed),
+                      mailbox_.in_guest.load(std::memory_order_relaxed) == asleep_in_hlt);
+    }
+    return replied;
 }
 
 std::optional<Reply> TranslateVcpu::call(Request request) const noexcept
@@ -257,6 +272,14 @@ void TranslateVcpu::reset_apic() noexcept
 std::uint64_t TranslateVcpu::instructions() const noexcept
 {
     return once(mailbox_.instructions);
+}
+
+RunTime TranslateVcpu::run_time() const
+{
+    RunTime time;
+    time.halted_ns = mailbox_.halted_ns.load(std::memory_order_relaxed);
+    samples_.shares(time);
+    return time;
 }
 
 void TranslateVcpu::counters(base::CounterList& list) const

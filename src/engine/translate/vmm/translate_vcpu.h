@@ -20,6 +20,7 @@
 #include "engine/translate/vmm/launch.h"
 #include "engine/translate/vmm/post.h"
 #include "engine/translate/vmm/run_delay.h"
+#include "engine/translate/vmm/samples.h"
 
 namespace doppel::engine::translate {
 
@@ -42,6 +43,7 @@ public:
     void set_budget(std::uint64_t instructions) noexcept override { budget_ = instructions; }
     std::uint64_t instructions() const noexcept override;
     void counters(base::CounterList& list) const override;
+    [[nodiscard]] RunTime run_time() const override;
 
     // Interrupts, from any thread.
     void post(const Event& event) noexcept { post_.post(event); }
@@ -57,6 +59,8 @@ private:
     void send(Request request) const noexcept;
     // Nothing: there will be no reply, see failure_.
     std::optional<Reply> await(bool running) const noexcept;
+    // Waits that long; takes a sample when one is due. True: there is a reply.
+    bool replied_or_sampled(std::uint64_t now_ns, std::uint64_t ns) const noexcept;
     std::optional<Reply> call(Request request) const noexcept;
     bool replied_within(std::uint64_t deadline_ns) const noexcept;
     void publish_clock() const noexcept;
@@ -72,6 +76,7 @@ private:
     std::unique_ptr<WorkerProcess> process_;
     EventPost post_;
     mutable RunDelay run_delay_;
+    mutable Samples samples_;
 
     std::uint64_t budget_ = 0;
     std::optional<std::uint64_t> read_;  // the answer to the last read, to go with run

@@ -62,7 +62,7 @@ WindowConfig supervisor_window_config()
 
 Executor::Executor(const Parts& parts)
     : interpreter_(parts.interpreter), registers_(parts.interpreter.direct()),
-      memory_(parts.memory), cpuid_(parts.cpuid), attention_(parts.attention),
+      memory_(parts.memory), cpuid_(parts.cpuid), attention_(parts.attention), place_(parts.place),
       supervisor_cache_(supervisor_cache_config(parts.supervisor_code_alias), parts.cpuid),
       user_cache_(user_cache_config(parts.processes), parts.cpuid),
       supervisor_mapper_(parts.memory.fd()),
@@ -106,14 +106,14 @@ bool Executor::must_leave() const
 Executor::Stop Executor::interpret_many(std::uint64_t budget)
 {
     ++counts_.interpreted_runs;
-    return interpreter_.execute(budget);
+    return at(Place::interpreter, [&] { return interpreter_.execute(budget); });
 }
 
 Executor::Next Executor::interpret_one()
 {
     ASSERT(!in_context_);
     ++counts_.interpreted;
-    stop_ = interpreter_.step();
+    stop_ = at(Place::interpreter, [this] { return interpreter_.step(); });
     return stop_ == Stop::budget ? Next::dispatch : Next::stop;
 }
 
@@ -126,7 +126,7 @@ Executor::Next Executor::interpret_here()
         stop_ = interpret_many(interpreted_stretch);
     } else if (accesses_user_memory()) {
         ++counts_.interpreted_runs;
-        stop_ = interpreter_.execute_while(AC);
+        stop_ = at(Place::interpreter, [this] { return interpreter_.execute_while(AC); });
     } else {
         return interpret_one();
     }
@@ -142,7 +142,7 @@ bool Executor::accesses_user_memory() const
 
 Executor::Next Executor::dispatch()
 {
-    if (flush_.any) apply_flushes();
+    if (flush_.any) at(Place::windows, [this] { return apply_flushes(), 0; });
     if (must_leave()) {
         stop_ = Stop::attention;
         return Next::stop;
@@ -161,7 +161,7 @@ Executor::Next Executor::dispatch()
             space_ = spaces_.find(registers_.state->cr3, user);
             if (space_ == nullptr) return fail("the host refused another user process");
         }
-        if (space_->stale) refresh(*space_);
+        if (space_->stale) at(Place::windows, [this] { return refresh(*space_), 0; });
         if (space_->targets_mode != mode) {
             user_cache_.clear_targets(space_->process().targets());
             space_->targets_mode = mode;
@@ -188,7 +188,8 @@ void Executor::fill_after_fault()
     if (user_fault_.rip != *registers_.rip || user_fault_.space != space_) return;
     // The page was made for this write: there is no more around it than before.
     const auto around = user_fault_.write ? Window::Around::nothing : Window::Around::neighbours;
-    static_cast<void>(space_->window().fill(user_fault_.address, user_fault_.write, around));
+    at(Place::windows,
+       [&] { return space_->window().fill(user_fault_.address, user_fault_.write, around); });
 }
 
 bool Executor::eligible(Mode& mode)
@@ -267,7 +268,8 @@ Executor::Next Executor::enter_user()
         space_->code_version = code_version_;
         actions |= user_new_code;
     }
-    const auto left = process.enter(actions, host_rip_);
+    // From Place::user on when the process has begun: see UserWait.
+    const auto left = at(Place::hand_over, [&] { return process.enter(actions, host_rip_); });
     if (!left) return fail("a user process died");
     if (*left == exit_cancelled && process.mapping_error() != 0) return mappings_refused();
     return after_exit(*left);
@@ -281,12 +283,14 @@ Executor::Next Executor::enter_supervisor()
     if (stepping_) registers.flags |= TF;
     registers.kicked = 0;
     if (attention_.load(std::memory_order_seq_cst) != 0 && !stepping_) return Next::resume;
+    place_.store(Place::supervisor, std::memory_order_relaxed);
     if (mode_.vector) {
         make_initial(registers_.state->xsave);
         enter_with_vectors(registers_.state->xsave, cpuid_.xcr0_mask());
     } else {
         doppel_enter_supervisor();
     }
+    place_.store(Place::engine, std::memory_order_relaxed);
     registers.flags &= ~TF;
     return after_exit(registers.exit);
 }
@@ -482,7 +486,7 @@ Executor::Next Executor::after_fault()
 Executor::Next Executor::after_page_fault(std::uint64_t address, bool write)
 {
     record(0x12, address);
-    const Window::Fill filled = window().fill(address, write);
+    const Window::Fill filled = at(Place::windows, [&] { return window().fill(address, write); });
     switch (filled) {
     case Window::Fill::mapped:
         return Next::resume;

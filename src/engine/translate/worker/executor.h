@@ -22,6 +22,7 @@
 #include "engine/interpret/interpreter.h"
 #include "engine/translate/cache/code_cache.h"
 #include "engine/translate/link/exec_context.h"
+#include "engine/translate/link/mailbox.h"
 #include "engine/translate/space/guest_pages.h"
 #include "engine/translate/space/user_process.h"
 #include "engine/translate/space/window.h"
@@ -47,6 +48,7 @@ public:
         std::uint8_t* supervisor_code_alias = nullptr;  // writable, layout.h's size
         // Not zero: something waits outside; run() then returns Stop::attention.
         const std::atomic<std::uint32_t>& attention;
+        std::atomic<Place>& place;                      // kept up to date
         unsigned spaces = 16;
     };
     explicit Executor(const Parts& parts);
@@ -161,12 +163,22 @@ private:
     void take_fpu();
     static void make_initial(x86::XsaveArea& area);
     void record(std::uint8_t what, std::uint64_t detail);
+    // Does `work` and has it counted for `place`. Costs two stores.
+    template <typename Work>
+    auto at(Place place, Work work)
+    {
+        place_.store(place, std::memory_order_relaxed);
+        const auto result = work();
+        place_.store(Place::engine, std::memory_order_relaxed);
+        return result;
+    }
 
     interpret::Interpreter& interpreter_;
     interpret::Interpreter::Registers registers_;
     memory::GuestMemory& memory_;
     const x86::CpuidPolicy& cpuid_;
     const std::atomic<std::uint32_t>& attention_;
+    std::atomic<Place>& place_;
 
     CodeCache supervisor_cache_;
     CodeCache user_cache_;

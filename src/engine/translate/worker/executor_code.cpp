@@ -30,7 +30,8 @@ Block* Executor::block_for(std::uint64_t rip, Mode mode, bool note, bool target)
     }
     if (block == nullptr) {
         if (rewritten_often(ram_offset & ~base::page_mask)) return nullptr;
-        block = translate_block(code, rip, ram_offset, mode, target);
+        block = at(Place::translation,
+                   [&] { return translate_block(code, rip, ram_offset, mode, target); });
         if (block == nullptr) return nullptr;
         link_within_page(code, *block);
     }

@@ -62,7 +62,8 @@ public:
         const base::Fd program = TRY(user_program_file());
         processes_ = TRY(UserProcesses::create({.ram_fd = resources().memory.fd(),
                                                 .program_fd = program.get(),
-                                                .attention = &attention_}));
+                                                .attention = &attention_,
+                                                .place = &resources().mailbox.place}));
         executor_ = std::make_unique<Executor>(Executor::Parts{
             .interpreter = interpreter(),
             .memory = resources().memory,
@@ -70,6 +71,7 @@ public:
             .processes = *processes_,
             .supervisor_code_alias = std::bit_cast<std::uint8_t*>(memory_.code_alias.data()),
             .attention = attention_,
+            .place = resources().mailbox.place,
             .spaces = 16,
         });
         return {};

@@ -210,12 +210,15 @@ void VirtualCpu::sleep_in_hlt()
     const auto deadline = apic_.next_deadline(now());
     timespec host{};
     const bool timed = deadline && resources_.clock.host_time(*deadline, host);
+    const std::uint64_t since = monotonic_ns();
     mailbox_.in_guest.store(asleep_in_hlt, std::memory_order_seq_cst);
     while (mailbox_.attention.load(std::memory_order_seq_cst) == 0) {
         if (timed && resources_.clock.now_ns() >= *deadline) break;
         futex_wait(mailbox_.attention, 0, timed ? &host : nullptr);
     }
     mailbox_.in_guest.store(in_engine, std::memory_order_relaxed);
+    halted_ns_ += monotonic_ns() - since;
+    mailbox_.halted_ns.store(halted_ns_, std::memory_order_relaxed);
 }
 
 // ---- interrupts --------------------------------------------------------------------------------

@@ -105,6 +105,7 @@ private:
     std::unique_ptr<interpret::Interpreter> interpreter_;
     std::unique_ptr<bus::Timer> timer_;
     x86::LocalApic apic_;
+    std::uint64_t halted_ns_ = 0;
     std::uint64_t steal_told_ = 0, steal_told_at_ns_ = 0;  // what steal_ns() said, and when
     bool nmi_pending_ = false;
     bool rejected_ = false;
