@@ -231,6 +231,43 @@ TEST_F(VmTest, StopEndsAHaltedGuest)
     stopper.join();
 }
 
+TEST_F(VmTest, StatisticsWhileItRuns)
+{
+    script_.exits = {engine::IoReadExit{0x71, 1}};
+    auto vm = create();
+    ASSERT_TRUE(vm) << vm.error().text();
+    std::vector<VmStats> answers;
+    const auto value = [&answers](std::string_view name) {
+        const auto& all = answers.back().counters.values();
+        const auto found = std::find_if(all.begin(), all.end(), [&](const auto& c) { return c.first == name; });
+        return found == all.end() ? std::nullopt : std::optional{found->second};
+    };
+    std::thread asker{[&vm, &answers] {
+        while ((*vm)->state() != Vm::State::running) std::this_thread::yield();
+        std::this_thread::sleep_for(std::chrono::milliseconds{20});
+        // Both at once, and the third from the loop, as a server does.
+        (*vm)->request_stats([&](const VmStats& stats) { answers.push_back(stats); });
+        (*vm)->request_stats([&](const VmStats& stats) {
+            answers.push_back(stats);
+            (*vm)->request_stats([&](const VmStats& last) {
+                answers.push_back(last);
+                (*vm)->stop();
+            });
+        });
+    }};
+    EXPECT_EQ((*vm)->run().kind, VmResult::Kind::left_by_user);
+    asker.join();
+    ASSERT_EQ(answers.size(), 3u);
+    EXPECT_EQ(answers.back().engine, "interpret");
+    EXPECT_GT(answers.front().wall_seconds, 0);
+    EXPECT_GE(answers.back().wall_seconds, answers.front().wall_seconds);
+    EXPECT_EQ(value("exits.io_read"), 1u);
+    // The script waits nearly all the time.
+    EXPECT_GT(value("time.halted_us").value_or(0), 10'000u);
+    EXPECT_LT(value("time.guest_us").value_or(~0ull), value("time.halted_us").value_or(0));
+    EXPECT_TRUE(value("time.vmm_us"));
+}
+
 TEST_F(VmTest, SignalsEndIt)
 {
     for (const int signal : {SIGINT, SIGTERM, SIGHUP}) {

@@ -133,26 +133,39 @@ void System::refresh_steal_time()
     static_cast<void>(core_.memory.write_value(version_at, version + 1));
 }
 
+// What is written many times a second is written where it is, and as the vCPU's own stores
+// are: a write by GuestMemory to a page with code would make the vCPU stop and look, each time.
+// The structures are aligned, so that they lie in one slot. nullptr: no memory to be written.
+std::byte* System::shared_byte(std::uint64_t at) const
+{
+    if (!plausible(core_, at)) return nullptr;
+    const memory::Slot* const slot = core_.memory.find(Gpa{at});
+    return slot == nullptr || slot->read_only ? nullptr : core_.memory.host(Gpa{at});
+}
+
 // ---- end of interrupt --------------------------------------------------------------------------
 
 void System::offer_eoi()
 {
     const std::uint64_t at = core_.state.kvm_pv_eoi & ~pv::enabled;
-    if ((core_.state.kvm_pv_eoi & pv::enabled) == 0 || !plausible(core_, at)) return;
-    std::uint32_t word = 0;
-    if (!core_.memory.read_value(Gpa{at}, word)) return;
-    if (core_.memory.write_value(Gpa{at}, word | pv::pv_eoi_offered)) eoi_offered_at_ = at;
+    if ((core_.state.kvm_pv_eoi & pv::enabled) == 0) return;
+    std::byte* const byte = shared_byte(at);
+    if (byte == nullptr) return;
+    *byte |= std::byte{pv::pv_eoi_offered};
+    core_.code_written(Gpa{at}, 1);
+    eoi_offered_at_ = at;
 }
 
 bool System::eoi_taken(EoiOffer offer)
 {
     if (eoi_offered_at_ == nowhere) return false;
-    const Gpa at{eoi_offered_at_};
-    std::uint32_t word = 0;
-    static_cast<void>(core_.memory.read_value(at, word));
-    const bool taken = (word & pv::pv_eoi_offered) == 0;
+    std::byte* const byte = shared_byte(eoi_offered_at_);
+    const bool taken = (*byte & std::byte{pv::pv_eoi_offered}) == std::byte{};
     if (!taken && offer == EoiOffer::keep) return false;
-    if (!taken) static_cast<void>(core_.memory.write_value(at, word & ~pv::pv_eoi_offered));
+    if (!taken) {
+        *byte &= ~std::byte{pv::pv_eoi_offered};
+        core_.code_written(Gpa{eoi_offered_at_}, 1);
+    }
     eoi_offered_at_ = nowhere;
     return taken;
 }
@@ -162,12 +175,9 @@ bool System::eoi_taken(EoiOffer offer)
 std::byte* System::preempted_byte(Gpa& at) const
 {
     const std::uint64_t base = core_.state.kvm_steal_time & ~(pv::steal_time_reserved | pv::enabled);
-    if ((core_.state.kvm_steal_time & pv::enabled) == 0 || !plausible(core_, base)) return nullptr;
-    const memory::Slot* slot = core_.memory.find(Gpa{base});
-    // Aligned to its size, it lies in one slot.
-    if (slot == nullptr || slot->read_only) return nullptr;
+    if ((core_.state.kvm_steal_time & pv::enabled) == 0) return nullptr;
     at = Gpa{base} + offsetof(pv::StealTime, preempted);
-    return core_.memory.host(at);
+    return shared_byte(at.value);
 }
 
 void System::stops_running()
@@ -178,7 +188,7 @@ void System::stops_running()
     if (byte == nullptr) return;
     stopped_ = true;
     std::atomic_ref{*reinterpret_cast<std::uint8_t*>(byte)}.fetch_or(pv::vcpu_preempted);
-    core_.memory.written_elsewhere(at, 1);
+    core_.code_written(at, 1);
 }
 
 void System::runs_again()
@@ -191,7 +201,7 @@ void System::runs_again()
     if (byte == nullptr) return;
     const std::uint8_t was = std::atomic_ref{*reinterpret_cast<std::uint8_t*>(byte)}.exchange(0);
     if (was == 0) return;
-    core_.memory.written_elsewhere(at, 1);
+    core_.code_written(at, 1);
     if ((was & pv::vcpu_flush_tlb) != 0) core_.flush_tlb(false);
 }
 

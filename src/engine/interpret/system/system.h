@@ -97,6 +97,7 @@ private:
     void note_fault(const Fault& fault);
     [[nodiscard]] bool shutdown();
     void write_wall_clock();
+    [[nodiscard]] std::byte* shared_byte(std::uint64_t at) const;
     // Where the guest asked for it and has memory; else nullptr.
     [[nodiscard]] std::byte* preempted_byte(base::Gpa& at) const;
 

@@ -96,6 +96,7 @@ private:
     void set_turn();
     void prefetch_context() const;
     void take_over_spinning();
+    void note_guest_code();
     bool spin_for_report(const std::atomic<std::uint32_t>* attention);
     bool wait_for_report(const std::atomic<std::uint32_t>* attention);
     void kick();
