@@ -21,6 +21,12 @@ class Bare(TestCase):
     def test_interrupts(self):
         self.passes("interrupts")
 
+    def test_paravirt(self):
+        stats = json.loads(self.passes("paravirt", "--stats=json").stderr)
+        if ENGINE != "kvm":
+            # All but the one that is refused, and the one that another waits for.
+            self.assertGreaterEqual(stats["counters"]["apic.silent_eois"], 5)
+
     def test_reset(self):
         text = self.passes("reset").stdout
         for way in ["keyboard controller: ok", "port 92: ok", "port cf9: ok"]:
