@@ -48,7 +48,7 @@ Usage: doppel run --kernel FILE [OPTIONS]
                         socket:PATH  a Unix socket that one client connects to
   --debug-exit PORT   End with exit status (V << 1) | 1 when the guest writes V
                       to this I/O port, such as 0xf4 (default: off)
-  --stats[=json]      At the end, on stderr: engine, wall time and where it went,
+  --stats[=json]      At the end, on stderr: engine, time and where it went,
                       instructions, exits by cause, interpreter fallbacks;
                       'doppel stats' prints the same while the guest runs
   --help              Print this text
