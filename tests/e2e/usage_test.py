@@ -119,7 +119,8 @@ class BadInput(TestCase):
 class Help(TestCase):
     def test_reads_well(self):
         for arguments in [("--help",), ("-h",), ("help",), ("run", "--help"), ("help", "run"),
-                          ("doctor", "--help"), ("help", "doctor"), ("doctor",)]:
+                          ("stats", "--help"), ("help", "stats"), ("doctor", "--help"),
+                          ("help", "doctor"), ("doctor",)]:
             with self.subTest(arguments=arguments):
                 result = run(*arguments, seconds=30)
                 self.assertEqual(result.returncode, 0, result.stderr)
