@@ -83,7 +83,8 @@ Usage: doppel stats [PID] [OPTIONS]
   PID                 The process of 'doppel run'; not needed when only one is
                       running
   --json              One line of JSON instead of text
-  --watch SECONDS     Again every so many seconds, until the VM ends; 0.1 or more
+  --watch SECONDS     Again every so many seconds (0.1 or more), until the VM
+                      ends
   --help              Print this text
 
 Virtual machines of the same user are found by their sockets, doppel/PID.sock in
