@@ -197,6 +197,7 @@ void VmImpl::handle(const Exit& exit) noexcept
 void VmImpl::run_vcpu() noexcept
 {
     vcpu_->set_state(pc_->entry());
+    std::uint64_t entered = now_ns();
     while (!stop_requested_) {
         if (reset_requested_.exchange(false)) {
             ++resets_;
@@ -207,14 +208,14 @@ void VmImpl::run_vcpu() noexcept
             vcpu_->set_state(pc_->entry());
         }
         if (stats_requested_.exchange(false)) answer_stats();
-        const std::uint64_t entered = now_ns();
         const Exit exit = vcpu_->run();
         const std::uint64_t left = now_ns();
         in_run_ns_ += left - entered;
         ++exits_[exit.index()];
         handle(exit);
         const bool halted = std::holds_alternative<engine::HaltExit>(exit);
-        (halted ? in_wait_ns_ : answering_ns_) += now_ns() - left;
+        entered = now_ns();
+        (halted ? in_wait_ns_ : answering_ns_) += entered - left;
     }
     loop_->stop();
 }

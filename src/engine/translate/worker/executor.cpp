@@ -149,7 +149,7 @@ Executor::Next Executor::dispatch()
     }
     // Done with the device, not yet with the instruction.
     if (interpreter_.in_device_access()) {
-        stop_ = interpreter_.step();
+        stop_ = at(Place::interpreter, [this] { return interpreter_.step(); });
         return stop_ == Stop::budget ? Next::dispatch : Next::stop;
     }
     Mode mode;
