@@ -88,8 +88,8 @@ Usage: doppel stats [PID] [OPTIONS]
   --help              Print this text
 
 Virtual machines of the same user are found by their sockets, doppel/PID.sock in
-$XDG_RUNTIME_DIR, or without that variable in /run/user/UID (for root: /run). One
-that could not make its socket there runs all the same, but cannot be asked.
+$XDG_RUNTIME_DIR, or without that variable in /run/user/UID (for root: /run).
+One that could not make its socket there runs all the same, but cannot be asked.
 Asking takes the guest a fraction of a millisecond.
 
 Examples:
