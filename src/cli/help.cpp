@@ -39,6 +39,12 @@ Usage: doppel run --kernel FILE [OPTIONS]
                         translate  the guest's own instructions, rewritten, in
                                    sandboxed processes; needs no /dev/kvm
                         interpret  works on every host, slowly
+                      Several, such as interpret,translate: the guest starts on
+                      the first and changes to the next, round and round, while
+                      it runs. For tests; not with kvm or auto
+  --switch-at N       How many instructions the first of several engines runs
+                      before the guest changes; N,M,...: the second, and so on.
+                      Only interpret counts. SIGUSR2 ends any engine's turn
   --memory SIZE       Guest memory, with suffix K, M or G (default: 512M)
   --cpus N            Number of processors; 1 is all there is for now
   --console WHERE     The first serial port (default: stdio)

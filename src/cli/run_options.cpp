@@ -15,7 +15,7 @@ namespace {
 // As typed; empty optionals were not given.
 struct Typed {
     bool help = false;
-    std::optional<std::string> engine, memory, cpus, kernel, initrd, cmdline, console, debug_exit;
+    std::optional<std::string> engine, switch_at, memory, cpus, kernel, initrd, cmdline, console, debug_exit;
     std::string stats;
 };
 
@@ -27,6 +27,7 @@ struct OptionName {
 
 constexpr std::array option_names{
     OptionName{"--engine", "ENGINE", &Typed::engine},
+    OptionName{"--switch-at", "N", &Typed::switch_at},
     OptionName{"--memory", "SIZE", &Typed::memory},
     OptionName{"--cpus", "N", &Typed::cpus},
     OptionName{"--kernel", "FILE", &Typed::kernel},
@@ -116,7 +117,12 @@ base::Result<Typed> read(const Arguments& arguments)
 base::Result<vm::VmConfig> check(const Typed& typed)
 {
     vm::VmConfig config;
-    if (typed.engine) config.engine = TRY(vm::parse_engine(*typed.engine));
+    if (typed.engine) {
+        vm::EngineList engines = TRY(vm::parse_engines(*typed.engine));
+        config.engine = engines.first;
+        config.next_engines = std::move(engines.next);
+    }
+    if (typed.switch_at) config.switch_at = TRY(vm::parse_switch_at(*typed.switch_at));
     if (typed.memory) config.memory_bytes = TRY(vm::parse_size("--memory", *typed.memory));
     if (typed.cpus) config.cpus = TRY(vm::parse_cpus(*typed.cpus));
     if (typed.console) config.console = TRY(vm::parse_console(*typed.console));

@@ -17,6 +17,7 @@
 #include "memory/guest_memory.h"
 #include "x86/cpu_state.h"
 #include "x86/cpuid.h"
+#include "x86/lapic/lapic.h"
 
 namespace doppel::engine {
 
@@ -27,6 +28,7 @@ struct Capabilities {
     bool in_kernel_interrupts = false;    // interrupt_sink() is there: build no PIC or I/O APIC
     bool counts_instructions = false;     // instructions() means something
     bool instruction_budget = false;      // Vcpu::set_budget() works
+    bool hand_over = false;               // Vcpu::hand_over() and take_over() work
     unsigned max_vcpus = 1;
 };
 
@@ -35,6 +37,13 @@ struct RunTime {
     std::uint64_t halted_ns = 0;  // asleep in HLT
     // Of the rest, in proportion; may be estimates. Empty, or all zero: the guest ran.
     std::vector<std::pair<std::string_view, std::uint64_t>> shares;
+};
+
+// All that a vCPU is, for another engine to go on with it: what came for it is in here, too.
+struct HandOver {
+    x86::CpuState cpu;
+    x86::LocalApic::State apic;
+    std::uint64_t tsc_offset = 0;  // the guest's TSC is VmClock::tsc() plus this
 };
 
 // One virtual CPU. run(), state() and set_state() belong to its own thread (state calls
@@ -55,6 +64,16 @@ public:
     // Checks nothing a CPU would check at load; the caller (boot code, a snapshot's
     // checked loader) vouches for it. Drops cached translations.
     virtual void set_state(const x86::CpuState& state) noexcept = 0;
+
+    // ---- another engine takes over; as state(), of engines with Capabilities::hand_over --------
+    // False: the next run() has to finish an instruction, such as one that reads from a device.
+    // Only then hand_over() gives all there is.
+    [[nodiscard]] virtual bool between_instructions() noexcept { return true; }
+    // No interrupt may be delivered to this vCPU between hand_over() and the other's take_over().
+    virtual base::Result<void> hand_over(HandOver& to) noexcept;
+    // Checked first: it may come from a process that is not trusted. GuestMemory has to tell of
+    // what the other engine wrote to memory.
+    virtual base::Result<void> take_over(const HandOver& from) noexcept;
 
     // run() returns KickExit after this many instructions; 0 means no limit.
     virtual void set_budget(std::uint64_t instructions) noexcept = 0;

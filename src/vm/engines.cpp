@@ -18,7 +18,11 @@ base::Result<std::unique_ptr<Vm>> Vm::create(const VmConfig& config)
     if (!config.engine) {
         return base::usage_error("--engine: none chosen; use kvm, translate or interpret");
     }
-    return create(config, engine_factory(*config.engine));
+    std::vector<EngineFactory> factories{engine_factory(*config.engine)};
+    for (const engine::EngineKind kind : config.next_engines) {
+        factories.push_back(engine_factory(kind));
+    }
+    return create(config, factories);
 }
 
 }  // namespace doppel::vm

@@ -10,10 +10,11 @@ namespace doppel::vm {
 
 namespace {
 
-sigset_t watched()
+sigset_t watched(bool usr2)
 {
     sigset_t set;
     ::sigemptyset(&set);
+    if (usr2) ::sigaddset(&set, SIGUSR2);
     for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaddset(&set, signal);
     return set;
 }
@@ -21,11 +22,13 @@ sigset_t watched()
 }  // namespace
 
 base::Result<std::unique_ptr<SignalWatch>> SignalWatch::create(
-    base::EventLoop& loop, std::function<void(int signal)> on_signal)
+    base::EventLoop& loop, std::function<void(int signal)> on_signal,
+    std::function<void()> on_usr2)
 {
     std::unique_ptr<SignalWatch> watch{new SignalWatch{loop}};
     watch->on_signal_ = std::move(on_signal);
-    const sigset_t set = watched();
+    watch->on_usr2_ = std::move(on_usr2);
+    const sigset_t set = watched(watch->on_usr2_ != nullptr);
     ::pthread_sigmask(SIG_BLOCK, &set, &watch->old_mask_);
     struct sigaction ignore {};
     ignore.sa_handler = SIG_IGN;
@@ -52,6 +55,10 @@ void SignalWatch::on_readable()
     signalfd_siginfo info{};
     if (::read(fd_.get(), &info, sizeof info) != sizeof info) return;
     const int signal = static_cast<int>(info.ssi_signo);
+    if (signal == SIGUSR2) {
+        on_usr2_();
+        return;
+    }
     if (!seen_) {
         seen_ = true;
         on_signal_(signal);

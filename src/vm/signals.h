@@ -1,5 +1,5 @@
-// SIGINT, SIGTERM and SIGHUP as events of the loop, and SIGPIPE ignored, while an object
-// of this class lives. Made before other threads start, so that they inherit the mask.
+// SIGINT, SIGTERM and SIGHUP as events of the loop, SIGUSR2 if it is wanted, and SIGPIPE
+// ignored, while an object of this class lives. Made before other threads start, so that they inherit the mask.
 #pragma once
 
 #include <csignal>
@@ -14,10 +14,12 @@ namespace doppel::vm {
 
 class SignalWatch {
 public:
-    // on_signal runs on the loop's thread. A second signal, while the first is still being
-    // served, gets its default effect.
+    // Both run on the loop's thread. on_signal: one of the first three; a second one, while the
+    // first is still being served, gets its default effect. on_usr2: may be empty, then that
+    // signal keeps its default effect.
     static base::Result<std::unique_ptr<SignalWatch>> create(
-        base::EventLoop& loop, std::function<void(int signal)> on_signal);
+        base::EventLoop& loop, std::function<void(int signal)> on_signal,
+        std::function<void()> on_usr2);
     SignalWatch(const SignalWatch&) = delete;
     SignalWatch& operator=(const SignalWatch&) = delete;
     ~SignalWatch();
@@ -29,6 +31,7 @@ private:
     base::EventLoop& loop_;
     base::Fd fd_;
     std::function<void(int)> on_signal_;
+    std::function<void()> on_usr2_;
     bool seen_ = false;
     sigset_t old_mask_{};
     struct sigaction old_pipe_ {};

@@ -61,7 +61,7 @@ base::CounterList without_repetitions(const base::CounterList& list)
 
 class VmImpl final : public Vm {
 public:
-    base::Result<void> build(const VmConfig& config, const EngineFactory& factory);
+    base::Result<void> build(const VmConfig& config, std::span<const EngineFactory> factories);
 
     VmResult run() override;
     void stop() override { finish({VmResult::Kind::left_by_user, 0, {}}); }
@@ -73,6 +73,8 @@ public:
 private:
     // The first end counts; later ones are consequences. Any thread.
     void finish(VmResult result);
+    base::Result<void> make_engine(const VmConfig& config,
+                                   std::span<const EngineFactory> factories);
     void run_vcpu() noexcept;
     void handle(const Exit& exit) noexcept;
     void answer_stats();
@@ -87,6 +89,8 @@ private:
     std::unique_ptr<memory::GuestMemory> memory_;
     std::optional<x86::CpuidPolicy> cpuid_;
     std::unique_ptr<engine::Engine> engine_;
+    SwitchingEngine* switching_ = nullptr;  // engine_, when there are several
+    std::string engine_names_;
     std::unique_ptr<backends::CharacterBackend> console_;
     std::unique_ptr<machine::Pc> pc_;
     std::unique_ptr<engine::Vcpu> vcpu_;
@@ -108,7 +112,26 @@ private:
     std::optional<double> wall_seconds_;  // once it has ended
 };
 
-base::Result<void> VmImpl::build(const VmConfig& config, const EngineFactory& factory)
+base::Result<void> VmImpl::make_engine(const VmConfig& config,
+                                       std::span<const EngineFactory> factories)
+{
+    const engine::EngineConfig engine_config{*memory_, *clock_, *cpuid_, config.cpus};
+    if (factories.size() == 1) {
+        engine_ = TRY(factories[0](engine_config));
+        engine_names_ = engine::name(engine_->kind());
+        return {};
+    }
+    auto switching = TRY(SwitchingEngine::create(factories, config.switch_at, engine_config));
+    switching_ = switching.get();
+    engine_ = std::move(switching);
+    engine_names_ = engine::name(engine_->kind());
+    for (const engine::EngineKind kind : config.next_engines) {
+        engine_names_ += "," + std::string{engine::name(kind)};
+    }
+    return {};
+}
+
+base::Result<void> VmImpl::build(const VmConfig& config, std::span<const EngineFactory> factories)
 {
     TRY(validate(config, host_memory_bytes()));
     const machine::PcConfig pc_config{config.cpus, config.debug_exit_port};
@@ -121,7 +144,7 @@ base::Result<void> VmImpl::build(const VmConfig& config, const EngineFactory& fa
     clock_ = TRY(bus::HostVmClock::create(*loop_));
     memory_ = TRY(machine::Pc::create_memory(config.memory_bytes));
     cpuid_ = x86::CpuidPolicy::create(x86::this_host(), config.cpus, clock_->tsc_hz());
-    engine_ = TRY(factory({*memory_, *clock_, *cpuid_, config.cpus}));
+    TRY(make_engine(config, factories));
 
     // Last among what can fail for the user's reasons: a console may be a file to truncate.
     backends::ConsoleEvents console_events;
@@ -227,9 +250,12 @@ VmResult VmImpl::run()
         state_ = State::stopped;
         return VmResult{VmResult::Kind::failed, 0, error.text()};
     };
-    const auto signals = SignalWatch::create(*loop_, [this](int signal) {
+    const auto on_signal = [this](int signal) {
         finish({VmResult::Kind::signalled, static_cast<std::uint64_t>(signal), {}});
-    });
+    };
+    std::function<void()> on_usr2;
+    if (switching_ != nullptr) on_usr2 = [this] { switching_->request_switch(); };
+    const auto signals = SignalWatch::create(*loop_, on_signal, std::move(on_usr2));
     if (!signals) return failed(signals.error());
     if (const auto started = pc_->restart(); !started) return failed(started.error());
 
@@ -291,7 +317,7 @@ void VmImpl::add_times(base::CounterList& list) const
 VmStats VmImpl::stats() const
 {
     VmStats stats;
-    stats.engine = engine::name(engine_->kind());
+    stats.engine = engine_names_;
     stats.wall_seconds =
         wall_seconds_ || state_ == State::configured ? wall_seconds_.value_or(0) : seconds_since(begin_);
     if (engine_->capabilities().counts_instructions) stats.instructions = vcpu_->instructions();
@@ -324,8 +350,14 @@ int VmResult::exit_status() const
 
 base::Result<std::unique_ptr<Vm>> Vm::create(const VmConfig& config, const EngineFactory& factory)
 {
+    return create(config, std::span{&factory, 1});
+}
+
+base::Result<std::unique_ptr<Vm>> Vm::create(const VmConfig& config,
+                                             std::span<const EngineFactory> factories)
+{
     auto vm = std::make_unique<VmImpl>();
-    TRY(vm->build(config, factory));
+    TRY(vm->build(config, factories));
     return std::unique_ptr<Vm>{std::move(vm)};
 }
 

@@ -12,12 +12,14 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 
 #include "base/counters.h"
 #include "base/event_loop.h"
 #include "base/result.h"
 #include "engine/engine.h"
+#include "vm/switching_engine.h"
 #include "vm/vm_config.h"
 
 namespace doppel::vm {
@@ -48,9 +50,7 @@ struct VmStats {
     base::CounterList counters;                   // "exits.*", the engine's, the bus's
 };
 
-using EngineFactory =
-    std::function<base::Result<std::unique_ptr<engine::Engine>>(const engine::EngineConfig&)>;
-// The engine of that kind, from this binary. translate is not there yet: a usage error.
+// The engine of that kind, from this binary.
 EngineFactory engine_factory(engine::EngineKind kind);
 
 class Vm {
@@ -63,9 +63,13 @@ public:
     // With an engine of the caller's, for tests.
     static base::Result<std::unique_ptr<Vm>> create(const VmConfig& config,
                                                     const EngineFactory& factory);
+    // With engines that take turns, or one; config.engine and next_engines are for statistics.
+    static base::Result<std::unique_ptr<Vm>> create(const VmConfig& config,
+                                                    std::span<const EngineFactory> factories);
     virtual ~Vm() = default;
 
-    // Once. Handles SIGINT, SIGTERM and SIGHUP while it runs; the console's output is out
+    // Once. Handles SIGINT, SIGTERM and SIGHUP while it runs, with several engines SIGUSR2, too,
+    // which gives the guest to the next one; the console's output is out
     // when it returns.
     virtual VmResult run() = 0;
     virtual void stop() = 0;

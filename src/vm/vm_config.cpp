@@ -24,6 +24,49 @@ std::optional<T> parse_number(std::string_view text, int base = 10)
     return value;
 }
 
+// What commas separate; one part at least, any of which may be empty.
+std::vector<std::string_view> parts(std::string_view text)
+{
+    std::vector<std::string_view> list;
+    for (;;) {
+        const std::size_t comma = text.find(',');
+        list.push_back(text.substr(0, comma));
+        if (comma == std::string_view::npos) return list;
+        text.remove_prefix(comma + 1);
+    }
+}
+
+// Engines that take turns: each can, and those that are left at a count do count.
+base::Result<void> validate_switches(const VmConfig& config)
+{
+    if (config.next_engines.empty()) {
+        if (config.switch_at.empty()) return {};
+        return base::usage_error(
+            "--switch-at: there is one engine only; give several, such as "
+            "--engine interpret,translate");
+    }
+    if (!config.engine) return base::usage_error("--engine: the first of several is missing");
+    std::vector<engine::EngineKind> engines{*config.engine};
+    engines.insert(engines.end(), config.next_engines.begin(), config.next_engines.end());
+    for (const engine::EngineKind kind : engines) {
+        if (kind == engine::EngineKind::kvm) {
+            return base::usage_error(
+                "--engine: kvm takes no turns with other engines, since it has its interrupt "
+                "controllers in the host's kernel; use interpret and translate, or kvm alone");
+        }
+    }
+    for (std::size_t i = 0; i < config.switch_at.size(); ++i) {
+        const engine::EngineKind kind = engines[i % engines.size()];
+        if (kind != engine::EngineKind::interpret) {
+            return base::usage_error(fmt::format(
+                "--switch-at: number {} is for {}, which does not count instructions; leave it "
+                "out, and end that engine's turn with SIGUSR2",
+                i + 1, engine::name(kind)));
+        }
+    }
+    return {};
+}
+
 unsigned suffix_shift(char suffix)
 {
     switch (suffix) {
@@ -48,6 +91,39 @@ base::Result<std::optional<engine::EngineKind>> parse_engine(std::string_view te
     if (text == "interpret") return Kind{engine::EngineKind::interpret};
     return base::usage_error(fmt::format(
         "--engine {}: no such engine; use auto, kvm, translate or interpret", text));
+}
+
+base::Result<EngineList> parse_engines(std::string_view text)
+{
+    EngineList list;
+    const std::vector<std::string_view> names = parts(text);
+    list.first = TRY(parse_engine(names.front()));
+    for (std::size_t i = 1; i < names.size(); ++i) {
+        const auto next = TRY(parse_engine(names[i]));
+        if (!next || !list.first) {
+            return base::usage_error(fmt::format(
+                "--engine {}: auto is for one engine; name each engine that the guest changes to",
+                text));
+        }
+        list.next.push_back(*next);
+    }
+    return list;
+}
+
+base::Result<std::vector<std::uint64_t>> parse_switch_at(std::string_view text)
+{
+    std::vector<std::uint64_t> counts;
+    for (const std::string_view part : parts(text)) {
+        const auto count = parse_number<std::uint64_t>(part);
+        if (!count || *count == 0) {
+            return base::usage_error(fmt::format(
+                "--switch-at {}: not numbers of instructions; use numbers from 1 on, with commas "
+                "between them",
+                text));
+        }
+        counts.push_back(*count);
+    }
+    return counts;
 }
 
 base::Result<std::uint64_t> parse_size(std::string_view option, std::string_view text)
@@ -137,7 +213,7 @@ base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory)
         return base::usage_error(fmt::format(
             "--cpus {}: only one CPU is supported for now; use --cpus 1", config.cpus));
     }
-    return {};
+    return validate_switches(config);
 }
 
 }  // namespace doppel::vm

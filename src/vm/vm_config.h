@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "base/result.h"
 #include "engine/engine.h"
@@ -27,6 +28,11 @@ struct VmConfig {
     // nullopt is "auto": the command line resolves it before Vm::create(), since saying
     // which engine was picked and why is its business.
     std::optional<engine::EngineKind> engine;
+    // The guest changes engine while it runs: the engines after the first, round and round.
+    std::vector<engine::EngineKind> next_engines;
+    // The i-th engine that has the guest since the start has it for so many instructions; those
+    // without a number, until SIGUSR2.
+    std::vector<std::uint64_t> switch_at;
     std::uint64_t memory_bytes = std::uint64_t{512} << 20;
     unsigned cpus = 1;
     std::string kernel;   // path, required
@@ -39,6 +45,14 @@ struct VmConfig {
 
 // "auto" gives nullopt inside the result.
 base::Result<std::optional<engine::EngineKind>> parse_engine(std::string_view text);
+// --engine A[,B...]: as parse_engine() for one; several may not be auto.
+struct EngineList {
+    std::optional<engine::EngineKind> first;
+    std::vector<engine::EngineKind> next;
+};
+base::Result<EngineList> parse_engines(std::string_view text);
+// --switch-at N[,M...]: none may be 0.
+base::Result<std::vector<std::uint64_t>> parse_switch_at(std::string_view text);
 // Bytes: a number with an optional K, M, G or T suffix (either case, powers of 1024);
 // `option` goes into the error text, for example "--memory".
 base::Result<std::uint64_t> parse_size(std::string_view option, std::string_view text);
@@ -52,7 +66,8 @@ base::Result<StatsMode> parse_stats(std::string_view text);
 // RAM and swap of this host in bytes; 0 when it cannot be told.
 std::uint64_t host_memory_bytes();
 
-// Memory size, number of CPUs, presence of a kernel. host_memory 0 skips the upper bound.
+// Memory size, number of CPUs, presence of a kernel, changes of engine. host_memory 0 skips the
+// upper bound.
 base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory);
 
 }  // namespace doppel::vm

@@ -158,6 +158,12 @@ public:
         core_.end_block();
     }
 
+    void set_tsc_offset(std::uint64_t offset) override { system_.set_tsc_offset(offset); }
+    [[nodiscard]] bool between_instructions() const override
+    {
+        return !core_.in_device_access() &&
+               !(core_.state.events.interrupt_shadow && system_.debugging());
+    }
     [[nodiscard]] bool interruptible() const override
     {
         return interrupts_enabled() && !core_.state.events.interrupt_shadow &&

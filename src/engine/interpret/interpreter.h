@@ -180,6 +180,11 @@ public:
     // While wanted, execute() stops with `attention` as soon as interruptible() holds.
     virtual void request_interrupt_window(bool wanted) = 0;
 
+    // The guest's TSC is VmClock::tsc() plus this; set_state() sets it by CpuState::tsc.
+    virtual void set_tsc_offset(std::uint64_t offset) = 0;
+    // All that there is lies in state(): no device access is under way, and no debug exception
+    // waits for MOV SS.
+    [[nodiscard]] virtual bool between_instructions() const = 0;
     // IF set, no shadow, not in the middle of a device access.
     [[nodiscard]] virtual bool interruptible() const = 0;
     // As above without IF.

@@ -8,6 +8,7 @@
 #include <chrono>
 #include <cstdlib>
 
+#include "x86/check_state.h"
 #include "x86/msr.h"
 
 namespace doppel::engine::interpret {
@@ -32,7 +33,8 @@ bool is_apic_msr(std::uint32_t reg) { return reg >= x86::msr::IA32_X2APIC_FIRST;
 }  // namespace
 
 InterpretVcpu::InterpretVcpu(const EngineConfig& config, ApicRouter& router, unsigned index)
-    : router_(router), clock_(config.clock), apic_(lapic_config(config, index))
+    : router_(router), clock_(config.clock), cpuid_(config.cpuid),
+      apic_(lapic_config(config, index))
 {
 }
 
@@ -416,6 +418,27 @@ void InterpretVcpu::set_state(const x86::CpuState& state) noexcept
     apic_.load_tsc_deadline(state.tsc_deadline);
     nmi_pending_ = state.events.nmi_pending;
     arm_timer();
+}
+
+base::Result<void> InterpretVcpu::hand_over(HandOver& to) noexcept
+{
+    to.cpu = state();
+    to.tsc_offset = tsc_offset_.load(std::memory_order_relaxed);
+    const std::lock_guard lock{apic_mutex_};
+    to.apic = apic_.state();
+    return {};
+}
+
+base::Result<void> InterpretVcpu::take_over(const HandOver& from) noexcept
+{
+    TRY(x86::check_state(from.cpu, cpuid_));
+    {
+        const std::lock_guard lock{apic_mutex_};
+        TRY(apic_.load(from.apic));
+    }
+    set_state(from.cpu);
+    interpreter_->set_tsc_offset(from.tsc_offset);
+    return {};
 }
 
 void InterpretVcpu::counters(base::CounterList& list) const

@@ -44,6 +44,9 @@ public:
     void wait() noexcept override;
     x86::CpuState state() noexcept override;
     void set_state(const x86::CpuState& state) noexcept override;
+    bool between_instructions() noexcept override { return interpreter_->between_instructions(); }
+    base::Result<void> hand_over(HandOver& to) noexcept override;
+    base::Result<void> take_over(const HandOver& from) noexcept override;
     void set_budget(std::uint64_t instructions) noexcept override { budget_ = instructions; }
     std::uint64_t instructions() const noexcept override { return interpreter_->instructions(); }
     void counters(base::CounterList& list) const override;
@@ -96,6 +99,7 @@ private:
 
     ApicRouter& router_;
     bus::VmClock& clock_;
+    const x86::CpuidPolicy& cpuid_;
     std::unique_ptr<Interpreter> interpreter_;
     std::unique_ptr<bus::Timer> timer_;
 

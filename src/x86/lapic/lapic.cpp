@@ -344,19 +344,24 @@ void LocalApic::save(base::StateWriter& writer) const
 
 base::Result<void> LocalApic::load(const base::StateReader& reader)
 {
-    State state = TRY(reader.section_as<State>(section_name(), 1));
+    return load(TRY(reader.section_as<State>(section_name(), 1)));
+}
+
+base::Result<void> LocalApic::load(const State& from)
+{
+    State state = from;
     const std::uint64_t mode = state.apic_base & mode_bits;
     if (mode == base_msr::EXTD || (state.apic_base & 0x2ff) != 0 ||
         state.apic_base >> config_.physical_address_bits != 0) {
-        return base::io_error("Saved local APIC has an impossible IA32_APIC_BASE");
+        return base::io_error("The state of the local APIC has an impossible IA32_APIC_BASE");
     }
     if ((state.registers[LVT_TIMER] & lvt::TIMER_MODE) == lvt::TIMER_MODE) {
-        return base::io_error("Saved local APIC has an impossible timer mode");
+        return base::io_error("The state of the local APIC has an impossible timer mode");
     }
     for (const unsigned first : {ISR, IRR, TMR}) {
         // Vectors 0-15 cannot be accepted.
         if ((state.registers[first] & 0xffff) != 0) {
-            return base::io_error("Saved local APIC has an impossible vector");
+            return base::io_error("The state of the local APIC has an impossible vector");
         }
     }
     for (auto& level : state.lint_level) level = level != 0 ? 1 : 0;

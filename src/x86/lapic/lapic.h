@@ -199,6 +199,8 @@ public:
     [[nodiscard]] const State& state() const { return state_; }
     void save(base::StateWriter& writer) const;
     base::Result<void> load(const base::StateReader& reader);
+    // Fails, with nothing changed, when no local APIC of this configuration can be in that state.
+    base::Result<void> load(const State& state);
 
 private:
     LapicConfig config_;

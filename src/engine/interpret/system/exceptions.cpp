@@ -131,9 +131,11 @@ Flow System::fault_in_new_task(Flow stopped)
     return delivered ? Flow::next : Flow::exit;
 }
 
-void System::set_tsc(std::uint64_t value)
+void System::set_tsc(std::uint64_t value) { set_tsc_offset(value - core_.clock.tsc()); }
+
+void System::set_tsc_offset(std::uint64_t offset)
 {
-    tsc_offset_ = value - core_.clock.tsc();
+    tsc_offset_ = offset;
     environment_.tsc_offset_changed(tsc_offset_);
     refresh_system_time();
 }

@@ -66,6 +66,7 @@ public:
     // The guest's time-stamp counter is the VM clock's plus an offset.
     [[nodiscard]] std::uint64_t tsc() const { return core_.clock.tsc() + tsc_offset_; }
     void set_tsc(std::uint64_t value);
+    void set_tsc_offset(std::uint64_t offset);
     // Of whole states: set_state() takes state.tsc as the value now, state() gives it back.
     void state_imported();
 

@@ -10,7 +10,7 @@
 #include <atomic>
 #include <cstdint>
 
-#include "x86/cpu_state.h"
+#include "engine/engine.h"
 
 namespace doppel::engine::translate {
 
@@ -20,6 +20,8 @@ enum class Request : std::uint32_t {
     complete_read,   // value: answers the last read; -> done
     get_state,       // -> done, Mailbox::state filled
     set_state,       // Mailbox::state -> done
+    hand_over,       // takes all events -> done, Mailbox::hand_over filled
+    take_over,       // Mailbox::hand_over, checked -> done, or error: text
     reset_apic,      // -> done
     counters,        // -> done, Mailbox::text: lines "name value\n"
     source_answer,   // value: what the InterruptSource answered to acknowledge; -> goes on with run
@@ -83,6 +85,7 @@ struct Mailbox {
     std::uint64_t address;
     std::uint64_t reply_value;
     std::uint64_t instructions;                           // interpreted or counted so far
+    std::uint32_t between_instructions;                   // 0: run has to finish one first
 
     // Set by anyone who wants the worker to look (with the kick signal if it runs guest code,
     // a futex wake if it sleeps in HLT).
@@ -109,6 +112,7 @@ struct Mailbox {
     std::atomic<std::uint64_t> halted_ns;  // asleep in HLT, total
 
     alignas(64) x86::CpuState state;
+    HandOver hand_over;
     char text[65536];            // ends with a zero
     char crash[256];             // the last words of a worker that dies of its own fault
 };

@@ -10,8 +10,6 @@ namespace {
 
 // So many writes to memory may wait; more become one note.
 constexpr std::size_t memory_events_max = event_count / 2;
-// Interrupts that differ: far more than a machine has.
-constexpr std::size_t backlog_max = 4096;
 
 bool same(const Event& a, const Event& b)
 {
@@ -75,10 +73,11 @@ void EventPost::queue(const Event& event)
     }
 }
 
-void EventPost::flush()
+bool EventPost::flush()
 {
     const std::lock_guard lock{mutex_};
     flush_locked();
+    return !in_ring_.empty();
 }
 
 void EventPost::flush_locked()

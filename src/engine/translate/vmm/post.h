@@ -22,8 +22,10 @@ public:
     void post(const Event& event);
     // run() is to return Reply::kick, or wait() to return.
     void kick();
-    // Moves what did not fit the ring. Called now and then.
-    void flush();
+    // Moves what did not fit the ring. Called now and then. True: something waits there.
+    bool flush();
+    // Of what did not fit, so much is kept: interrupts that differ, far more than a machine has.
+    static constexpr std::size_t backlog_max = 4096;
 
     // After Reply::halt: sleeps until something is posted, or `deadline_ns` of CLOCK_MONOTONIC.
     void wait(std::uint64_t deadline_ns);

@@ -21,6 +21,7 @@ public:
         Capabilities capabilities;
         capabilities.counts_instructions = true;
         capabilities.instruction_budget = true;
+        capabilities.hand_over = true;
         capabilities.max_vcpus = 1;
         return capabilities;
     }

@@ -263,6 +263,34 @@ void TranslateVcpu::set_state(const x86::CpuState& state) noexcept
     static_cast<void>(call(Request::set_state));
 }
 
+bool TranslateVcpu::between_instructions() noexcept
+{
+    return !read_ && once(mailbox_.between_instructions) != 0;
+}
+
+base::Result<void> TranslateVcpu::hand_over(HandOver& to) noexcept
+{
+    // So many rings full of events may wait behind the first.
+    for (unsigned rings = 0; rings <= EventPost::backlog_max / event_count + 1; ++rings) {
+        if (!call(Request::hand_over)) return base::host_error(failure_);
+        if (post_.flush()) continue;
+        to = mailbox_.hand_over;
+        return {};
+    }
+    failure_ = "The translate engine's worker process does not take its events";
+    return base::host_error(failure_);
+}
+
+base::Result<void> TranslateVcpu::take_over(const HandOver& from) noexcept
+{
+    read_.reset();
+    mailbox_.hand_over = from;
+    const auto reply = call(Request::take_over);
+    if (!reply) return base::host_error(failure_);
+    if (*reply != Reply::done) return base::host_error(text_of(mailbox_.text));
+    return {};
+}
+
 void TranslateVcpu::reset_apic() noexcept
 {
     post_.flush();

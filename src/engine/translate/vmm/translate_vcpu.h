@@ -40,6 +40,9 @@ public:
     void wait() noexcept override;
     x86::CpuState state() noexcept override;
     void set_state(const x86::CpuState& state) noexcept override;
+    bool between_instructions() noexcept override;
+    base::Result<void> hand_over(HandOver& to) noexcept override;
+    base::Result<void> take_over(const HandOver& from) noexcept override;
     void set_budget(std::uint64_t instructions) noexcept override { budget_ = instructions; }
     std::uint64_t instructions() const noexcept override;
     void counters(base::CounterList& list) const override;

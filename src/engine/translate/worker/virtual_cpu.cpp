@@ -9,6 +9,7 @@
 #include "engine/translate/link/arena.h"
 #include "engine/translate/link/futex.h"
 #include "engine/translate/worker/signals.h"
+#include "x86/check_state.h"
 #include "x86/msr.h"
 
 namespace doppel::engine::translate {
@@ -79,6 +80,15 @@ void VirtualCpu::handle(Request request)
         load_state(mailbox_.state);
         state_loaded();
         break;
+    case Request::hand_over:
+        give(mailbox_.hand_over);
+        break;
+    case Request::take_over:
+        if (const auto taken = take_over(mailbox_.hand_over); !taken) {
+            set_text(mailbox_, taken.error().text());
+            reply = Reply::error;
+        }
+        break;
     case Request::reset_apic:
         apic_.reset();
         nmi_pending_ = false;
@@ -94,6 +104,7 @@ void VirtualCpu::handle(Request request)
         break;
     }
     mailbox_.instructions = interpreter_->instructions();
+    mailbox_.between_instructions = interpreter_->between_instructions() ? 1 : 0;
     resources_.link.answer(reply);
 }
 
@@ -440,6 +451,25 @@ void VirtualCpu::load_state(const x86::CpuState& state)
     apic_.load_tsc_deadline(state.tsc_deadline);
     nmi_pending_ = state.events.nmi_pending;
     arm_timer();
+}
+
+void VirtualCpu::give(HandOver& to)
+{
+    take_events(Taken::all);
+    export_state();
+    save_state(to.cpu);
+    to.apic = apic_.state();
+    to.tsc_offset = tsc_offset_;
+}
+
+base::Result<void> VirtualCpu::take_over(const HandOver& from)
+{
+    TRY(x86::check_state(from.cpu, resources_.cpuid));
+    TRY(apic_.load(from.apic));
+    load_state(from.cpu);
+    state_loaded();
+    interpreter_->set_tsc_offset(from.tsc_offset);
+    return {};
 }
 
 void VirtualCpu::counters(base::CounterList& list) const

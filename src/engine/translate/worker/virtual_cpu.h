@@ -97,6 +97,8 @@ private:
 
     void load_state(const x86::CpuState& state);
     void save_state(x86::CpuState& state) const;
+    void give(HandOver& to);
+    base::Result<void> take_over(const HandOver& from);
     void write_counters();
 
     WorkerResources resources_;
