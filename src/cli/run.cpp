@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
 
 #include "cli/choose_engine.h"
@@ -54,6 +55,8 @@ base::Result<int> run(vm::VmConfig config)
         config.engine = choice.kind;
         chosen = fmt::format("doppel: engine {}: {}\n", engine::name(choice.kind), choice.reason);
     }
+    // Before and after the machine runs, the signal that changes its engine means nothing.
+    if (!config.next_engines.empty()) static_cast<void>(std::signal(SIGUSR2, SIG_IGN));
     const auto machine = TRY(vm::Vm::create(config));
     if (!chosen.empty()) say(chosen);  // only now: bad input gets one line, its own
     const auto control = listen(*machine);

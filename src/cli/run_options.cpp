@@ -16,7 +16,7 @@ namespace {
 struct Typed {
     bool help = false;
     std::optional<std::string> engine, switch_at, memory, cpus, kernel, initrd, cmdline, console, debug_exit;
-    std::string stats;
+    std::string stats, lock_step;
 };
 
 struct OptionName {
@@ -106,6 +106,7 @@ base::Result<Typed> read(const Arguments& arguments)
             ->trigger_on_parse(false);
     }
     app.add_flag("--stats{text}", typed.stats);
+    app.add_flag("--lock-step{1}", typed.lock_step);
     try {
         app.parse(Arguments{settled.rbegin(), settled.rend()});
     } catch (const CLI::ParseError& error) {
@@ -128,6 +129,7 @@ base::Result<vm::VmConfig> check(const Typed& typed)
     if (typed.console) config.console = TRY(vm::parse_console(*typed.console));
     if (typed.debug_exit) config.debug_exit_port = TRY(vm::parse_debug_exit(*typed.debug_exit));
     if (!typed.stats.empty()) config.stats = TRY(vm::parse_stats(typed.stats));
+    if (!typed.lock_step.empty()) config.lock_step = TRY(vm::parse_lock_step(typed.lock_step));
     if (!typed.kernel || typed.kernel->empty()) {
         return base::usage_error("--kernel FILE: not given; name a bzImage, an ELF file with a "
                                  "PVH note or a multiboot image");

@@ -87,6 +87,9 @@ struct EngineConfig {
     bus::VmClock& clock;
     const x86::CpuidPolicy& cpuid;
     unsigned vcpus = 1;
+    // translate checks itself against the interpreter: a block's first run, and one in so many of
+    // those after it; 1: all of them, 0: none. A difference is an ErrorExit.
+    std::uint64_t lock_step = 0;
 };
 
 class Engine {

@@ -115,7 +115,8 @@ private:
 base::Result<void> VmImpl::make_engine(const VmConfig& config,
                                        std::span<const EngineFactory> factories)
 {
-    const engine::EngineConfig engine_config{*memory_, *clock_, *cpuid_, config.cpus};
+    const engine::EngineConfig engine_config{*memory_, *clock_, *cpuid_, config.cpus,
+                                             config.lock_step};
     if (factories.size() == 1) {
         engine_ = TRY(factories[0](engine_config));
         engine_names_ = engine::name(engine_->kind());

@@ -2,6 +2,7 @@
 
 #include <sys/sysinfo.h>
 
+#include <algorithm>
 #include <charconv>
 
 #include <fmt/format.h>
@@ -36,6 +37,22 @@ std::vector<std::string_view> parts(std::string_view text)
     }
 }
 
+std::vector<engine::EngineKind> engines_of(const VmConfig& config)
+{
+    std::vector<engine::EngineKind> engines = config.next_engines;
+    if (config.engine) engines.insert(engines.begin(), *config.engine);
+    return engines;
+}
+
+base::Result<void> validate_lock_step(const VmConfig& config)
+{
+    const auto engines = engines_of(config);
+    const bool translates =
+        std::count(engines.begin(), engines.end(), engine::EngineKind::translate) != 0;
+    if (config.lock_step == 0 || translates) return {};
+    return base::usage_error("--lock-step: checks translated code; add --engine translate");
+}
+
 // Engines that take turns: each can, and those that are left at a count do count.
 base::Result<void> validate_switches(const VmConfig& config)
 {
@@ -46,8 +63,7 @@ base::Result<void> validate_switches(const VmConfig& config)
             "--engine interpret,translate");
     }
     if (!config.engine) return base::usage_error("--engine: the first of several is missing");
-    std::vector<engine::EngineKind> engines{*config.engine};
-    engines.insert(engines.end(), config.next_engines.begin(), config.next_engines.end());
+    const std::vector<engine::EngineKind> engines = engines_of(config);
     for (const engine::EngineKind kind : engines) {
         if (kind == engine::EngineKind::kvm) {
             return base::usage_error(
@@ -124,6 +140,18 @@ base::Result<std::vector<std::uint64_t>> parse_switch_at(std::string_view text)
         counts.push_back(*count);
     }
     return counts;
+}
+
+base::Result<std::uint64_t> parse_lock_step(std::string_view text)
+{
+    const auto number = parse_number<std::uint64_t>(text);
+    if (!number || *number == 0) {
+        return base::usage_error(fmt::format(
+            "--lock-step={}: not a number from 1 on; --lock-step checks every block, "
+            "--lock-step=N one in N",
+            text));
+    }
+    return *number;
 }
 
 base::Result<std::uint64_t> parse_size(std::string_view option, std::string_view text)
@@ -213,6 +241,7 @@ base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory)
         return base::usage_error(fmt::format(
             "--cpus {}: only one CPU is supported for now; use --cpus 1", config.cpus));
     }
+    TRY(validate_lock_step(config));
     return validate_switches(config);
 }
 

@@ -38,6 +38,8 @@ struct VmConfig {
     std::string kernel;   // path, required
     std::string initrd;   // path, empty: none
     std::string cmdline;  // may be empty
+    // EngineConfig::lock_step, of translate.
+    std::uint64_t lock_step = 0;
     ConsoleSpec console;
     std::optional<std::uint16_t> debug_exit_port;
     StatsMode stats = StatsMode::off;
@@ -53,6 +55,8 @@ struct EngineList {
 base::Result<EngineList> parse_engines(std::string_view text);
 // --switch-at N[,M...]: none may be 0.
 base::Result<std::vector<std::uint64_t>> parse_switch_at(std::string_view text);
+// --lock-step[=N]: a number, not 0.
+base::Result<std::uint64_t> parse_lock_step(std::string_view text);
 // Bytes: a number with an optional K, M, G or T suffix (either case, powers of 1024);
 // `option` goes into the error text, for example "--memory".
 base::Result<std::uint64_t> parse_size(std::string_view option, std::string_view text);

@@ -135,7 +135,7 @@ void Core::choose_tables()
         write_table_ = tlb_->empty.data();
     } else {
         read_table_ = tlb_->read[data_mmu].data();
-        write_table_ = tlb_->write[data_mmu].data();
+        write_table_ = trial == nullptr ? tlb_->write[data_mmu].data() : tlb_->empty.data();
     }
 }
 

@@ -37,6 +37,7 @@ class BlockCache;
 class Observer;
 class ThunkCache;
 class System;
+class Trial;
 
 using x86::Fault;
 using x86::Vector;
@@ -201,6 +202,7 @@ public:
     BlockCache* blocks = nullptr;
     Observer* observer = nullptr;
     ThunkCache* thunks = nullptr;
+    Trial* trial = nullptr;    // while instructions are only tried
     System* system = nullptr;  // exceptions, interrupts, MSRs, local APIC glue (vcpu.cpp)
 
     // Set from any thread: something needs attention at the next block boundary.

@@ -1,5 +1,6 @@
 #include "engine/interpret/interpreter.h"
 
+#include <algorithm>
 #include <ctime>
 #include <utility>
 
@@ -8,6 +9,7 @@
 #include "engine/interpret/runner.h"
 #include "engine/interpret/system/system.h"
 #include "engine/interpret/thunk/thunk.h"
+#include "engine/interpret/trial.h"
 
 namespace doppel::engine::interpret {
 
@@ -70,7 +72,7 @@ public:
                      const x86::CpuidPolicy& cpuid, Environment& environment,
                      std::unique_ptr<ThunkCache> thunks)
         : core_(memory, clock, cpuid), blocks_(core_, memory), system_(core_, environment),
-          apic_page_(core_, system_), runner_(core_, system_, blocks_)
+          apic_page_(core_, system_), runner_(core_, system_, blocks_), trial_(memory.ram())
     {
         core_.blocks = &blocks_;
         core_.system = &system_;
@@ -132,6 +134,33 @@ public:
     void code_changed(std::uint64_t ram_offset, std::uint64_t size) override
     {
         blocks_.drop(ram_offset, size);
+    }
+
+    void begin_trial() override
+    {
+        trial_.begin();
+        instructions_before_trial_ = core_.instructions;
+        core_.trial = &trial_;
+        core_.update_mode();
+    }
+    Tried try_step() override { return shut_down_ ? Tried::refused : runner_.try_one(); }
+    void end_trial() override
+    {
+        core_.trial = nullptr;
+        core_.instructions = instructions_before_trial_;
+        trial_.take_back();
+        // Accessed and dirty bits are what they were; translations must not say otherwise.
+        const auto& writes = trial_.writes();
+        const auto table = [](const TrialWrite& write) { return write.page_table; };
+        if (std::any_of(writes.begin(), writes.end(), table)) core_.drop_translations(false);
+    }
+    [[nodiscard]] const std::vector<TrialWrite>& trial_writes() const override
+    {
+        return trial_.writes();
+    }
+    [[nodiscard]] const std::vector<std::byte>& trial_before() const override
+    {
+        return trial_.before();
     }
 
     Stop execute(std::uint64_t instructions) override
@@ -227,6 +256,8 @@ private:
     System system_;
     ApicPage apic_page_;
     Runner runner_;
+    Trial trial_;
+    std::uint64_t instructions_before_trial_ = 0;
     bool shut_down_ = false;
 };
 

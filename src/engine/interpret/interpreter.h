@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <vector>
 
 #include "engine/engine.h"
 #include "x86/fault.h"
@@ -89,6 +90,14 @@ public:
 // See Interpreter::eoi_taken().
 enum class EoiOffer : std::uint8_t { keep, withdraw };
 
+// A write to RAM by instructions that are tried.
+struct TrialWrite {
+    std::uint64_t ram_offset = 0;
+    std::uint32_t size = 0;
+    std::uint32_t before = 0;  // where in trial_before() what was there begins
+    bool page_table = false;   // the processor's own: accessed and dirty bits
+};
+
 class Interpreter {
 public:
     static base::Result<std::unique_ptr<Interpreter>> create(memory::GuestMemory& memory,
@@ -155,6 +164,23 @@ public:
     // [ram_offset, ram_offset + size) of RAM was written by somebody else: drops what was
     // decoded from it. The observer is not told.
     virtual void code_changed(std::uint64_t ram_offset, std::uint64_t size) = 0;
+
+    // ---- trying instructions ------------------------------------------------------------------
+    // Runs instructions to see what they would do. From begin_trial() to end_trial() only
+    // try_step() may be called, and state may be read. end_trial() puts RAM back; registers and
+    // the rest of the state are the caller's to put back, then mode_changed().
+    enum class Tried {
+        done,     // one instruction
+        part,     // a string instruction did a part of its work
+        refused,  // not done: it faults, needs a device or vector registers that are elsewhere, or
+                  // writes to memory that holds code
+    };
+    virtual void begin_trial() = 0;
+    virtual Tried try_step() = 0;
+    virtual void end_trial() = 0;
+    // Of the last trial, in order; and what was there before.
+    [[nodiscard]] virtual const std::vector<TrialWrite>& trial_writes() const = 0;
+    [[nodiscard]] virtual const std::vector<std::byte>& trial_before() const = 0;
 
     // ---- running --------------------------------------------------------------------------------
 

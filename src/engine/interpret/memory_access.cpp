@@ -6,6 +6,7 @@
 #include "base/bytes.h"
 #include "engine/interpret/block_cache.h"
 #include "engine/interpret/system/system.h"
+#include "engine/interpret/trial.h"
 
 namespace doppel::engine::interpret {
 
@@ -67,6 +68,10 @@ public:
         if (slot == nullptr || slot->read_only) return true;
         core_.code_written(gpa, size);
         std::byte* host = slot->host + (gpa - slot->start);
+        if (core_.trial != nullptr) {
+            static_cast<void>(core_.trial->note(
+                static_cast<std::uint64_t>(host - core_.memory.ram()), size, true));
+        }
         // Entries are naturally aligned and slots page-aligned.
         if (size == 4) {
             std::atomic_ref<std::uint32_t> entry{*std::bit_cast<std::uint32_t*>(host)};
@@ -238,6 +243,7 @@ bool MemoryAccess::device(Core& core, const Exit& what, std::uint64_t& value) no
 
 bool MemoryAccess::device_read(Core& core, Gpa gpa, std::span<std::byte> to) noexcept
 {
+    if (core.trial != nullptr) return refuse_in_trial(core);
     ++core.device_accesses;
     while (!to.empty()) {
         const unsigned size = piece_size(to.size());
@@ -256,6 +262,7 @@ bool MemoryAccess::device_read(Core& core, Gpa gpa, std::span<std::byte> to) noe
 
 bool MemoryAccess::device_write(Core& core, Gpa gpa, std::span<const std::byte> from) noexcept
 {
+    if (core.trial != nullptr) return refuse_in_trial(core);
     ++core.device_accesses;
     while (!from.empty()) {
         const unsigned size = piece_size(from.size());
@@ -311,6 +318,7 @@ bool MemoryAccess::store(Core& core, std::uint64_t linear, unsigned size, unsign
         return device_write(core, target.gpa, std::as_bytes(std::span{&value, 1}).first(size));
     }
     if (target.read_only) return true;
+    if (!may_write(core, target.host, size)) return false;
     host_store(target.host, size, value);
     about_to_write(core, target.host, size);
     return true;
@@ -360,6 +368,11 @@ bool MemoryAccess::store_bytes(Core& core, std::uint64_t linear, std::span<const
     for (unsigned i = 0; i < range.count; ++i) {
         const Target& target = range.targets[i];
         if (target.host == nullptr || target.read_only) continue;
+        if (!may_write(core, target.host, part(i).size())) return false;
+    }
+    for (unsigned i = 0; i < range.count; ++i) {
+        const Target& target = range.targets[i];
+        if (target.host == nullptr || target.read_only) continue;
         std::memcpy(target.host, part(i).data(), part(i).size());
         about_to_write(core, target.host, part(i).size());
     }
@@ -384,6 +397,7 @@ std::byte* MemoryAccess::write_pointer(Core& core, std::uint64_t linear, unsigne
     Target target;
     if (!resolve(core, linear, Access::write, core.data_mmu, target)) return nullptr;
     if (target.host == nullptr || target.read_only) return nullptr;
+    if (!may_write(core, target.host, size)) return nullptr;
     about_to_write(core, target.host, size);
     return target.host;
 }
@@ -401,6 +415,22 @@ std::byte* MemoryAccess::read_pointer(Core& core, std::uint64_t linear, unsigned
     Target target;
     if (!resolve(core, linear, Access::read, core.data_mmu, target)) return nullptr;
     return target.host;
+}
+
+// An instruction that is only tried writes nothing that others would have to hear of.
+bool MemoryAccess::may_write(Core& core, const std::byte* host, std::size_t size) noexcept
+{
+    if (core.trial == nullptr) return true;
+    const auto ram_offset = static_cast<std::uint64_t>(host - core.memory.ram());
+    if (!core.blocks->watched(ram_offset) && core.trial->note(ram_offset, size, false)) return true;
+    return refuse_in_trial(core);
+}
+
+bool MemoryAccess::refuse_in_trial(Core& core) noexcept
+{
+    core.exit = KickExit{};
+    core.pending_ = Flow::exit;
+    return false;
 }
 
 // RAM at `host` is written by the current instruction. Blocks decoded from it go; since

@@ -99,6 +99,8 @@ private:
                               x86::Access access, unsigned mmu, Range& range) noexcept;
     static bool device_read(Core& core, base::Gpa gpa, std::span<std::byte> to) noexcept;
     static bool device_write(Core& core, base::Gpa gpa, std::span<const std::byte> from) noexcept;
+    static bool may_write(Core& core, const std::byte* host, std::size_t size) noexcept;
+    static bool refuse_in_trial(Core& core) noexcept;
     static void about_to_write(Core& core, const std::byte* host, std::size_t size) noexcept;
 };
 

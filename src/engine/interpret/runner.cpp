@@ -77,6 +77,27 @@ Runner::Stop Runner::run_one() noexcept
     return stop.value_or(Stop::budget);
 }
 
+Interpreter::Tried Runner::try_one() noexcept
+{
+    using Tried = Interpreter::Tried;
+    begin();
+    core_.end_block_ = false;
+    core_.state.events.interrupt_shadow = false;  // of the one before
+    if (core_.in_device_access() || must_step()) return Tried::refused;
+    Block* block = current_block();
+    if (block == nullptr) block = find_block(1);
+    if (block == nullptr) return Tried::refused;
+    const Op& op = block->ops[0];
+    if (op.vectors && core_.vectors_elsewhere) return Tried::refused;
+    const std::uint64_t before = core_.instructions++;
+    const Flow flow = op.run(core_, op);
+    core_.pending_ = Flow::next;
+    core_.non_canonical_ = false;
+    if (flow == Flow::fault || flow == Flow::exit) return Tried::refused;
+    if (flow == Flow::next) advance(op.length);
+    return core_.instructions == before ? Tried::part : Tried::done;
+}
+
 // What may stop the vCPU before the next instruction.
 Runner::MaybeStop Runner::look()
 {

@@ -28,6 +28,8 @@ public:
     Stop run_while(std::uint64_t flags) noexcept;
     // As Interpreter::step().
     Stop run_one() noexcept;
+    // As Interpreter::try_step().
+    Interpreter::Tried try_one() noexcept;
     // As Interpreter::deliver_fault().
     bool deliver_fault(const Fault& fault) noexcept;
 

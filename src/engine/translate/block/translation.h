@@ -22,10 +22,13 @@ struct Mode {
     // user: the guest's GS.base is 0. The host's then holds the address of the table of
     // targets, and an instruction with a GS prefix is the interpreter's.
     bool gs_free = false;
+    // For lock-step: no way out leads to other translated code, neither direct jumps, which must
+    // not be linked, nor the table of targets.
+    bool alone = false;
     bool operator==(const Mode&) const = default;
     [[nodiscard]] unsigned key() const
     {
-        return (user ? 1u : 0u) | (vector ? 4u : 0u) | (privileged ? 8u : 0u) |
+        return (user ? 1u : 0u) | (alone ? 2u : 0u) | (vector ? 4u : 0u) | (privileged ? 8u : 0u) |
                (masked ? 16u : 0u) | (gs_free ? 32u : 0u);
     }
 };

@@ -42,6 +42,7 @@ struct Setup {
     std::uint32_t vcpu_index;
     std::uint64_t ram_size;
     std::uint64_t tsc_hz;
+    std::uint64_t lock_step;  // EngineConfig::lock_step
     SetupSlot slots[slots_max];
     x86::CpuidEntry cpuid[cpuid_entries_max];
     // Written by the worker: its vCPU thread, where the kick signal goes. Any value is

@@ -93,7 +93,9 @@ void Lowering::dispatch(std::uint32_t rcx_from, unsigned target)
         return;
     }
     code_.low_word(rcx, target);
-    if (!user_) {
+    if (source_.mode.alone) {
+        leave_without_target();
+    } else if (!user_) {
         code_.byte(0xff);  // jmp [rcx*8 + targets]
         code_.byte(0x24);
         code_.byte(0xcd);

@@ -180,6 +180,9 @@ void note_flags(const ZydisDecodedInstruction& decoded, Instruction& instruction
                                      ZYDIS_CPUFLAG_ZF | ZYDIS_CPUFLAG_SF | ZYDIS_CPUFLAG_OF;
     const ZydisAccessedFlags* flags = decoded.cpu_flags;
     if (flags == nullptr) return;
+    instruction.defines_flags =
+        static_cast<std::uint16_t>((flags->modified | flags->set_0 | flags->set_1) & status);
+    instruction.undefines_flags = static_cast<std::uint16_t>(flags->undefined & status);
     instruction.reads_flags = (flags->tested & status) != 0;
     instruction.changes_flags =
         ((flags->modified | flags->set_0 | flags->set_1 | flags->undefined) & status) != 0;

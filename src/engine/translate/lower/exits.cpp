@@ -46,6 +46,14 @@ void Lowering::go_to(std::uint64_t target, const Mode& mode)
     }
 }
 
+// As a table of targets without an entry does. RCX is in its slot.
+void Lowering::leave_without_target()
+{
+    code_.load(rcx, Code::slot(1));
+    code_.store_dword(context_offset::exit, exit_no_target);
+    code_.jump(common_exit_);
+}
+
 // As an indirect branch; its table entry is known.
 void Lowering::far_jump(std::uint64_t target)
 {
@@ -55,6 +63,10 @@ void Lowering::far_jump(std::uint64_t target)
     } else {
         code_.load_immediate(rcx, target);  // nothing behind it faults
         code_.save(rcx, context_offset::target);
+    }
+    if (source_.mode.alone) {
+        leave_without_target();
+        return;
     }
     code_.byte(0xff);
     code_.byte(0x25);

@@ -86,6 +86,8 @@ struct Instruction {
     // General registers: read (or partly written), and wholly overwritten.
     std::uint16_t reads = 0, overwrites = 0;
     bool reads_flags = false, changes_flags = false;
+    // Status flags, as RFLAGS has them: given a value by the manual, or left without one.
+    std::uint16_t defines_flags = 0, undefines_flags = 0;
 
     [[nodiscard]] unsigned modrm() const { return bytes[modrm_at]; }
     [[nodiscard]] unsigned modrm_reg() const { return ((modrm() >> 3) & 7) | ((rex & 4) << 1); }

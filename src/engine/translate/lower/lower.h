@@ -68,6 +68,7 @@ private:
     void link_later(std::uint32_t patch, std::uint64_t target, const Mode& mode);
     void stub(std::uint32_t site_index);
     void far_jump(std::uint64_t target);
+    void leave_without_target();
     [[nodiscard]] bool linkable(std::uint64_t target) const;
 
     // memory.cpp

@@ -26,7 +26,8 @@ Lowering::Lowering(const Source& source, Code& code, std::uint32_t first_site,
                    std::uint64_t common_exit, Translation& result)
     : source_(source), code_(code), first_site_(first_site), common_exit_(common_exit),
       result_(result), user_(source.mode.user),
-      learns_(source.mode.gs_free && (fits_signed_32(source.rip) || host_has_rorx()))
+      learns_(source.mode.gs_free && !source.mode.alone &&
+              (fits_signed_32(source.rip) || host_has_rorx()))
 {
 }
 

@@ -37,6 +37,7 @@ base::Result<Arena> Arena::create(const EngineConfig& config, unsigned vcpu_inde
     setup.vcpu_index = vcpu_index;
     setup.ram_size = config.memory.ram_size();
     setup.tsc_hz = config.clock.tsc_hz();
+    setup.lock_step = config.lock_step;
     for (const memory::Slot& slot : slots) {
         setup.slots[setup.slot_count++] = {slot.start.value, slot.size, slot.offset,
                                            slot.read_only ? 1u : 0u};

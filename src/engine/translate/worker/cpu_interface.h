@@ -22,6 +22,7 @@ struct WorkerResources {
     VmmLink& link;
     const DoorbellTable& doorbells;
     unsigned index = 0;           // of the vCPU
+    std::uint64_t lock_step = 0;  // Setup::lock_step
 };
 
 // Threads: the vCPU thread alone.

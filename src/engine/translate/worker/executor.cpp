@@ -72,6 +72,10 @@ Executor::Executor(const Parts& parts)
     supervisor_cache_.add_targets(targets_of_supervisor());
     interpreter_.set_observer(this);
     memory_.add_listener(*this);
+    if (parts.lock_step != 0) {
+        lock_step_ = std::make_unique<LockStep>(
+            LockStep::Parts{interpreter_, memory_, cpuid_, parts.lock_step});
+    }
 }
 
 Executor::~Executor() { interpreter_.set_observer(nullptr); }
@@ -142,6 +146,9 @@ bool Executor::accesses_user_memory() const
 
 Executor::Next Executor::dispatch()
 {
+    if (lock_step_ != nullptr && !lock_step_->difference().empty()) {
+        return fail(lock_step_->difference());
+    }
     if (flush_.any) at(Place::windows, [this] { return apply_flushes(), 0; });
     if (must_leave()) {
         stop_ = Stop::attention;
@@ -237,6 +244,7 @@ void Executor::note_vector_state()
 
 Executor::Next Executor::enter()
 {
+    if (lock_step_ != nullptr && begin_check()) return Next::dispatch;
     if (must_leave()) {
         std::uint64_t rip = 0;
         if (at_point(host_rip_, rip)) {
@@ -307,6 +315,11 @@ Executor::Next Executor::mappings_refused()
 Executor::Next Executor::after_exit(std::uint32_t exit)
 {
     refusals_ = 0;
+    const bool exited = exit == exit_no_target || exit >= first_exit_site;
+    if (exited && lock_step_ != nullptr && lock_step_->armed()) {
+        stepping_ = false;
+        return end_check(exit);
+    }
     switch (exit) {
     case exit_cancelled: return Next::resume;
     case exit_kick: return after_kick();
@@ -512,6 +525,7 @@ Executor::Next Executor::after_page_fault(std::uint64_t address, bool write)
 
 Executor::Next Executor::deliver(const x86::Fault& fault)
 {
+    if (lock_step_ != nullptr) lock_step_->fault_delivered();
     if (!interpreter_.deliver_fault(fault)) {
         stop_ = interpreter_.step();  // reports the triple fault
         return Next::stop;

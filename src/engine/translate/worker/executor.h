@@ -29,6 +29,7 @@
 #include "engine/translate/worker/address_spaces.h"
 #include "engine/translate/worker/code_pages.h"
 #include "engine/translate/worker/device_sites.h"
+#include "engine/translate/worker/lock_step.h"
 #include "engine/translate/worker/supervisor_mapper.h"
 #include "memory/guest_memory.h"
 
@@ -50,6 +51,7 @@ public:
         const std::atomic<std::uint32_t>& attention;
         std::atomic<Place>& place;                      // kept up to date
         unsigned spaces = 16;
+        std::uint64_t lock_step = 0;  // LockStep::Parts::one_in; 0: no lock-step
     };
     explicit Executor(const Parts& parts);
     ~Executor() override;
@@ -124,6 +126,9 @@ private:
     Next after_code_write(std::uint64_t linear);
     Next after_kick();
     Next fail(std::string text);
+    bool begin_check();
+    Next end_check(std::uint32_t exit);
+    void verify_check();
     Next deliver(const x86::Fault& fault);
 
     [[nodiscard]] Block* translate_block(CodeCache& code, std::uint64_t rip,
@@ -226,6 +231,9 @@ private:
     static constexpr std::size_t flush_pages_max = 64;
     std::uint64_t tsc_offset_ = 0;
     bool window_wanted_ = false;
+    std::unique_ptr<LockStep> lock_step_;  // nullptr: off
+    LockStep::Left left_ = LockStep::Left::middle;
+    bool skip_check_ = false;
     unsigned refusals_ = 0;
     std::string failure_;
 

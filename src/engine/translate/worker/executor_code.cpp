@@ -94,6 +94,7 @@ void Executor::watch(std::uint64_t ram_page)
 // To what is there already: each such jump would leave once.
 void Executor::link_within_page(CodeCache& code, Block& block)
 {
+    if (block.mode.alone) return;
     for (const Exit& exit : block.exits) {
         if (exit.kind != ExitKind::direct || exit.patch == 0) continue;
         if (((exit.target ^ block.rip) & ~base::page_mask) != 0) continue;

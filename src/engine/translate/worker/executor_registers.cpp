@@ -77,6 +77,7 @@ void Executor::unload_context(std::uint64_t rip)
     }
     *registers_.rip = rip;
     in_context_ = false;
+    if (lock_step_ != nullptr) verify_check();
 }
 
 // SWAPGS of translated code.

@@ -64,6 +64,7 @@ std::string Executor::flight_recorder() const
 
 void Executor::counters(base::CounterList& list) const
 {
+    if (lock_step_ != nullptr) lock_step_->counters(list);
     list.add("translate.entries_supervisor", counts_.entries_supervisor);
     list.add("translate.entries_user", counts_.entries_user);
     for (unsigned kind = 0; kind < std::size(site_names); ++kind) {

@@ -73,6 +73,7 @@ public:
             .attention = attention_,
             .place = resources().mailbox.place,
             .spaces = 16,
+            .lock_step = resources().lock_step,
         });
         return {};
     }

@@ -104,7 +104,7 @@ struct Worker {
             {setup.cpuid, setup.cpuid + std::min(setup.cpuid_count, cpuid_entries_max)}));
         clock = std::make_unique<WorkerClock>(*arena.mailbox, setup.tsc_hz);
         cpu = TRY(create_cpu({*memory, *clock, *cpuid, *arena.mailbox, *link, *arena.doorbells,
-                              setup.vcpu_index}));
+                              setup.vcpu_index, setup.lock_step}));
         arena.setup->worker_thread.store(static_cast<std::uint32_t>(::gettid()));
         TRY(check_own_address_space());
         return enter_sandbox();
