@@ -42,10 +42,13 @@ base::Result<std::unique_ptr<TestEngine>> TestEngine::create(std::string_view en
     test->clock_ = std::make_unique<TestClock>();
     test->cpuid_ = std::make_unique<x86::CpuidPolicy>(
         x86::CpuidPolicy::create(x86::this_host(), 1, test->clock_->tsc_hz()));
-    const engine::EngineConfig config{*test->memory_, *test->clock_, *test->cpuid_, 1};
-    test->engine_ = TRY(engine == "kvm"         ? engine::create_kvm_engine(config)
-                        : engine == "translate" ? engine::create_translate_engine(config)
-                                                : engine::create_interpret_engine(config));
+    const bool lock_step = engine == "lock-step";
+    const engine::EngineConfig config{*test->memory_, *test->clock_, *test->cpuid_, 1,
+                                      lock_step ? 1u : 0u};
+    test->engine_ = TRY(engine == "kvm" ? engine::create_kvm_engine(config)
+                        : engine == "translate" || lock_step
+                            ? engine::create_translate_engine(config)
+                            : engine::create_interpret_engine(config));
     test->vcpu_ = TRY(test->engine_->create_vcpu(0));
     return test;
 }

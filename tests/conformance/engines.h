@@ -16,6 +16,7 @@ struct Work {
 
 class TestEngine {
 public:
+    // engine: kvm, interpret, translate, or lock-step, which is translate with every block checked.
     static base::Result<std::unique_ptr<TestEngine>> create(std::string_view engine,
                                                             std::uint64_t memory_size);
     ~TestEngine();

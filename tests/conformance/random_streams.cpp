@@ -3,7 +3,7 @@
 // fault. A difference is shrunk to the fewest instructions that show it and printed; its seed
 // and length may be kept in corpus/.
 //
-//   random_streams [--engine interpret|translate|kvm]
+//   random_streams [--engine interpret|translate|lock-step|kvm]
 //                  [--place user|supervisor-low|supervisor-high] [--kind any|steady]
 //                  [--streams N] [--seed N] [--length N] [--corpus DIR]
 //
@@ -326,7 +326,8 @@ private:
 int run(const Options& options)
 {
     constexpr int skipped = 77;
-    if (options.engine == "translate" && !engine::translate_problem().empty()) {
+    const bool translates = options.engine == "translate" || options.engine == "lock-step";
+    if (translates && !engine::translate_problem().empty()) {
         fmt::print("{}\n", engine::translate_problem());
         return skipped;
     }
@@ -348,7 +349,7 @@ int run(const Options& options)
     }
     fmt::print("{} streams, {} instructions, {} without an end, {} differ\n", options.streams,
                comparison.instructions(), comparison.without_end(), report.failures());
-    if (options.engine == "translate") {
+    if (translates) {
         const Work work = (*tried)->work();
         fmt::print("translated: {} blocks of {} instructions, entered {} times\n", work.blocks,
                    work.instructions, work.entries_user + work.entries_supervisor);

@@ -65,6 +65,19 @@ TEST(RunOptions, PlainStatsTakesNoValue)
     EXPECT_EQ(request->config.stats, vm::StatsMode::text);
 }
 
+TEST(RunOptions, EnginesThatCheckEachOther)
+{
+    const auto request = parse_run({"--kernel", "k", "--engine", "interpret,translate",
+                                    "--switch-at", "1000", "--lock-step"});
+    ASSERT_TRUE(request) << request.error().text();
+    EXPECT_EQ(request->config.engine, engine::EngineKind::interpret);
+    EXPECT_EQ(request->config.next_engines, std::vector{engine::EngineKind::translate});
+    EXPECT_EQ(request->config.switch_at, std::vector<std::uint64_t>{1000});
+    EXPECT_EQ(request->config.lock_step, 1u);
+    EXPECT_EQ(parse_run({"--kernel", "k", "--lock-step=50"})->config.lock_step, 50u);
+    EXPECT_EQ(parse_run({"--kernel", "k"})->config.lock_step, 0u);
+}
+
 TEST(RunOptions, HelpWins)
 {
     const auto request = parse_run({"--help"});
@@ -90,6 +103,8 @@ TEST(RunOptions, ErrorsNameTheOption)
         {{"--kernel", "k", "--console", "moon"}, "--console"},
         {{"--kernel", "k", "--debug-exit", "0x10000"}, "--debug-exit"},
         {{"--kernel", "k", "--stats=xml"}, "--stats"},
+        {{"--kernel", "k", "--switch-at", "0"}, "--switch-at"},
+        {{"--kernel", "k", "--lock-step=0"}, "--lock-step"},
         {{"--kernel", "k", "--cpus", "two"}, "--cpus"},
         {{"--kernel", "k", "--initrd", ""}, "--initrd"},
     };

@@ -51,6 +51,51 @@ TEST(ParseOptions, EnginesConsolesPortsAndStats)
     EXPECT_FALSE(parse_cpus("two"));
 }
 
+TEST(ParseOptions, SeveralEnginesAndWhenTheyChange)
+{
+    using enum engine::EngineKind;
+    EXPECT_EQ(parse_engines("auto")->first, std::nullopt);
+    const auto three = parse_engines("interpret,translate,interpret");
+    ASSERT_TRUE(three);
+    EXPECT_EQ(three->first, interpret);
+    EXPECT_EQ(three->next, (std::vector{translate, interpret}));
+    for (const char* text : {"", ",", "interpret,", ",translate", "interpret,auto",
+                             "auto,translate", "interpret translate"}) {
+        const auto engines = parse_engines(text);
+        ASSERT_FALSE(engines) << text;
+        EXPECT_THAT(engines.error().text(), HasSubstr("--engine"));
+    }
+    EXPECT_EQ(*parse_switch_at("5,18446744073709551615"), (std::vector<std::uint64_t>{5, ~0ull}));
+    for (const char* text : {"", "0", "1,", "1,,2", "-1", "18446744073709551616"}) {
+        ASSERT_FALSE(parse_switch_at(text)) << text;
+    }
+    EXPECT_EQ(*parse_lock_step("7"), 7u);
+    EXPECT_FALSE(parse_lock_step("0"));
+    EXPECT_FALSE(parse_lock_step("x"));
+}
+
+TEST(Validate, ChangesOfEngine)
+{
+    using enum engine::EngineKind;
+    VmConfig config;
+    config.kernel = "k";
+    config.engine = interpret;
+    config.switch_at = {5};
+    EXPECT_THAT(validate(config, 0).error().text(), HasSubstr("--switch-at"));
+    config.next_engines = {translate};
+    EXPECT_TRUE(validate(config, 0));
+    config.switch_at = {5, 5};  // translate does not count
+    EXPECT_THAT(validate(config, 0).error().text(), HasSubstr("number 2 is for translate"));
+    config.switch_at = {};
+    config.next_engines = {kvm};
+    EXPECT_THAT(validate(config, 0).error().text(), HasSubstr("kvm"));
+    config.next_engines = {};
+    config.lock_step = 1;
+    EXPECT_THAT(validate(config, 0).error().text(), HasSubstr("--lock-step"));
+    config.engine = translate;
+    EXPECT_TRUE(validate(config, 0));
+}
+
 TEST(Validate, ChecksMemoryCpusAndKernel)
 {
     VmConfig config;
