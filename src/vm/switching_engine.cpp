@@ -73,6 +73,11 @@ base::Result<void> SwitchingEngine::move(engine::Vcpu& from, engine::Vcpu& to,
     return {};
 }
 
+base::Result<std::unique_ptr<bus::Doorbell>> SwitchingEngine::create()
+{
+    return base::host_error("Engines that take turns have no doorbells");
+}
+
 void SwitchingEngine::deliver(const bus::Msi& message) noexcept
 {
     const std::lock_guard lock{mutex_};

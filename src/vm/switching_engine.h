@@ -27,7 +27,9 @@ class SwitchingVcpu;
 using EngineFactory =
     std::function<base::Result<std::unique_ptr<engine::Engine>>(const engine::EngineConfig&)>;
 
-class SwitchingEngine final : public engine::Engine, private bus::LocalInterrupts {
+class SwitchingEngine final : public engine::Engine,
+                              private bus::LocalInterrupts,
+                              private bus::Doorbells {
 public:
     // At least two factories. limits: the vCPU's i-th engine since the start has it for so many
     // instructions; engines beyond the list, and those with a limit of 0, until request_switch().
@@ -46,6 +48,8 @@ public:
     base::Result<std::unique_ptr<engine::Vcpu>> create_vcpu(unsigned index) override;
     bus::LocalInterrupts* local_interrupts() override { return this; }
     void connect(bus::InterruptSource& source) override;
+    // None: a doorbell is one engine's. Devices then hear of every write from the bus.
+    bus::Doorbells& doorbells() override { return *this; }
     void reset() noexcept override { current().reset(); }
     void counters(base::CounterList& list) const override;
 
@@ -57,6 +61,8 @@ private:
     // Moves the guest from one vCPU to the other; interrupts that come meanwhile wait.
     base::Result<void> move(engine::Vcpu& from, engine::Vcpu& to, std::size_t to_index) noexcept;
 
+    // Doorbells
+    base::Result<std::unique_ptr<bus::Doorbell>> create() override;
     // LocalInterrupts
     void deliver(const bus::Msi& message) noexcept override;
     void set_external_interrupt(bool level) noexcept override;

@@ -5,7 +5,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "../interpret/system_machine.h"
+#include "system_machine.h"
 
 namespace doppel::engine::translate {
 namespace {
