@@ -23,14 +23,15 @@ struct Part {
     const char* name;
     std::uint64_t component;
     unsigned offset, size, step, count;
+    bool status = false;  // what a fault may come with: MMX code empties the x87 stack first
 };
 constexpr unsigned legacy_st = 32, legacy_xmm = 160, header = 512;
 constexpr Part parts[] = {
     {"fcw", x86::xcr0::X87, 0, 2, 0, 1},
-    {"fsw", x86::xcr0::X87, 2, 2, 0, 1},
-    {"ftw", x86::xcr0::X87, 4, 1, 0, 1},
-    {"st", x86::xcr0::X87, legacy_st, 10, 16, 8},
-    {"mxcsr", 0, 24, 4, 0, 1},
+    {"fsw", x86::xcr0::X87, 2, 2, 0, 1, true},
+    {"ftw", x86::xcr0::X87, 4, 1, 0, 1, true},
+    {"st", x86::xcr0::X87, legacy_st, 10, 16, 8, true},
+    {"mxcsr", 0, 24, 4, 0, 1, true},
     {"xmm", x86::xcr0::SSE, legacy_xmm, 16, 16, 16},
     {"ymm_high", x86::xcr0::AVX, x86::xsave_offset_avx, 16, 16, 16},
     {"k", x86::xcr0::OPMASK, x86::xsave_offset_opmask, 8, 8, 8},
@@ -79,10 +80,11 @@ void LockStep::compare_registers(const Boundary& expected, const Allowance& allo
     check("kernel_gs_base", registers_.state->kernel_gs_base, expected.kernel_gs_base);
 }
 
-void LockStep::compare_vectors(const x86::XsaveArea& expected)
+void LockStep::compare_vectors(const x86::XsaveArea& expected, bool status)
 {
     const x86::XsaveArea& actual = registers_.state->xsave;
     for (const Part& part : parts) {
+        if (part.status && !status) continue;
         for (unsigned i = 0; i < part.count; ++i) {
             const auto is = value_of(actual, part, i);
             const auto should_be = value_of(expected, part, i);
