@@ -138,6 +138,7 @@ public:
 
     void begin_trial() override
     {
+        blocks_.apply_remote_writes();
         trial_.begin();
         instructions_before_trial_ = core_.instructions;
         core_.trial = &trial_;

@@ -133,6 +133,11 @@ void LockStep::report(const Boundary* expected)
         text += fmt::format("  {:#x}  {:<24} {}\n", rip, hex(bytes),
                             x86::disassemble(bytes, x86::CodeWidth::bits64, rip));
     }
+    if (expected == nullptr) {
+        text += "The interpreter came by";
+        for (const Boundary& boundary : boundaries_) text += fmt::format(" {:#x}", boundary.rip);
+        text += "\n";
+    }
     text += fmt::format("It was left at {:#x}. Differences, translated first:\n", *registers_.rip);
     for (const std::string& difference : differences_) text += "  " + difference + "\n";
     text += "            before           interpreter      translated\n";
