@@ -70,7 +70,7 @@ class Switch(TestCase):
 
     def test_back_and_forth_while_it_computes(self):
         expected, _, _ = self.compute("interpret", None)
-        self.assertEqual(expected.count("\n"), 9, expected)
+        self.assertEqual(expected.count("\n"), 8, expected)
         printed, kernel, stats = self.compute("interpret,translate", 0.1)
         self.assertEqual(printed, expected)
         self.assertIn("Linux version", kernel)
