@@ -45,9 +45,9 @@ Usage: doppel run --kernel FILE [OPTIONS]
   --switch-at N       How many instructions the first of several engines runs
                       before the guest changes; N,M,...: the second, and so on.
                       Only interpret counts. SIGUSR2 ends any engine's turn
-  --lock-step[=N]     Check translate: the interpreter runs the same instructions
-                      as each block (with N: as each new one, and one in N), and
-                      the first difference ends the machine, with both states
+  --lock-step[=N]     Check translate: the interpreter runs what each block runs
+                      (with N: each new one, and one in N), and the first
+                      difference ends the machine, with both states
   --memory SIZE       Guest memory, with suffix K, M or G (default: 512M)
   --cpus N            Number of processors; 1 is all there is for now
   --console WHERE     The first serial port (default: stdio)

@@ -109,4 +109,11 @@ void SwitchingVcpu::counters(base::CounterList& list) const
     }
 }
 
+engine::RunTime SwitchingVcpu::run_time() const
+{
+    engine::RunTime time;
+    for (const auto& vcpu : vcpus_) time.halted_ns += vcpu->run_time().halted_ns;
+    return time;
+}
+
 }  // namespace doppel::vm

@@ -31,6 +31,8 @@ public:
     // Of all engines.
     [[nodiscard]] std::uint64_t instructions() const noexcept override;
     void counters(base::CounterList& list) const override;
+    // Without shares: what one engine tells of itself says nothing of the others' time.
+    [[nodiscard]] engine::RunTime run_time() const override;
 
 private:
     [[nodiscard]] engine::Vcpu& current() const noexcept;
