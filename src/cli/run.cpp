@@ -45,20 +45,32 @@ std::unique_ptr<control::Server> listen(vm::Vm& machine)
     return server ? std::move(*server) : nullptr;
 }
 
-base::Result<int> run(vm::VmConfig config)
+// On the fastest engine that works. A host may refuse an engine only when it starts.
+base::Result<std::unique_ptr<vm::Vm>> create_on_fastest(vm::VmConfig config)
+{
+    Host host = probe_host();
+    for (;;) {
+        const EngineChoice choice = choose_engine(host);
+        config.engine = choice.kind;
+        auto machine = vm::Vm::create(config);
+        const bool last = choice.kind != engine::EngineKind::translate;
+        if (!machine && !last && machine.error().kind() == base::ErrorKind::host) {
+            host.translate_problem = machine.error().text();
+            continue;
+        }
+        // Only now: bad input gets one line, its own.
+        if (machine) say(fmt::format("doppel: engine {}: {}\n", engine::name(choice.kind), choice.reason));
+        return machine;
+    }
+}
+
+base::Result<int> run(const vm::VmConfig& config)
 {
     TRY(check_stdout(config));
     TRY(vm::validate(config, vm::host_memory_bytes()));
-    std::string chosen;
-    if (!config.engine) {
-        const EngineChoice choice = choose_engine(probe_host());
-        config.engine = choice.kind;
-        chosen = fmt::format("doppel: engine {}: {}\n", engine::name(choice.kind), choice.reason);
-    }
     // Before and after the machine runs, the signal that changes its engine means nothing.
     if (!config.next_engines.empty()) static_cast<void>(std::signal(SIGUSR2, SIG_IGN));
-    const auto machine = TRY(vm::Vm::create(config));
-    if (!chosen.empty()) say(chosen);  // only now: bad input gets one line, its own
+    const auto machine = TRY(config.engine ? vm::Vm::create(config) : create_on_fastest(config));
     const auto control = listen(*machine);
     const vm::VmResult result = machine->run();
     switch (result.kind) {
