@@ -62,6 +62,10 @@ private:
         case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FNSAVE: case ZYDIS_MNEMONIC_FLDENV:
         case ZYDIS_MNEMONIC_FRSTOR:
             return true;
+        case ZYDIS_MNEMONIC_BT: case ZYDIS_MNEMONIC_BTS: case ZYDIS_MNEMONIC_BTR:
+        case ZYDIS_MNEMONIC_BTC:
+            // A bit number from a register reaches out to memory that is not the test's.
+            return decoded.memory && decoded.opcode != 0xba;
         default:
             return decoded.kind == Kind::string && decoded.repeat != 0;
         }

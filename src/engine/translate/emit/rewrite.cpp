@@ -43,7 +43,7 @@ void put_prefixes(const Instruction& instruction, const Rewrite& rewrite, Writer
     if (instruction.repeat != 0 && !branch) out.put(instruction.repeat);
     if (instruction.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY) return;
     unsigned rex = instruction.rex;
-    if (branch) rex = 0x48 | (rex & 3) | (rewrite.load_into >> 3 << 2);
+    if (branch) rex = 0x48 | (rex & 3) | (unsigned{rewrite.load_into} >> 3 << 2);
     if (moved(rewrite) && rex != 0) rex &= ~3u;
     if (rewrite.base != no_register) rex |= rewrite.base >= 8 ? 0x41u : 0;
     if (rex != 0) out.put(rex);

@@ -90,7 +90,7 @@ struct Instruction {
     std::uint16_t defines_flags = 0, undefines_flags = 0;
 
     [[nodiscard]] unsigned modrm() const { return bytes[modrm_at]; }
-    [[nodiscard]] unsigned modrm_reg() const { return ((modrm() >> 3) & 7) | ((rex & 4) << 1); }
+    [[nodiscard]] unsigned modrm_reg() const { return ((modrm() >> 3) & 7) | ((rex & 4u) << 1); }
     [[nodiscard]] unsigned modrm_rm() const { return (modrm() & 7) | ((rex & 1u) << 3); }
     [[nodiscard]] bool uses(unsigned reg) const
     {

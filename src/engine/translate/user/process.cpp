@@ -52,7 +52,7 @@ void install_filter()
     // Arguments are compared by their lower halves: the kernel takes prot, flags and the
     // descriptor of mmap and prot of mprotect no further, or refuses what lies above.
     constexpr unsigned rights = PROT_READ | PROT_WRITE, populate = MAP_POPULATE;
-    const sock_filter program[] = {
+    static constexpr sock_filter program[] = {
         /*  0 */ load(offsetof(seccomp_data, arch)),
         /*  1 */ jump_equal(AUDIT_ARCH_X86_64, 0, 16),
         /*  2 */ load(offsetof(seccomp_data, nr)),
