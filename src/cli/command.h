@@ -22,6 +22,7 @@ using Arguments = std::vector<std::string>;
 
 int run_command(const Arguments& arguments);
 int stats_command(const Arguments& arguments);
+int image_command(const Arguments& arguments);
 int doctor_command(const Arguments& arguments);
 int version_command(const Arguments& arguments);
 

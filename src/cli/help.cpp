@@ -12,6 +12,7 @@ Usage: doppel COMMAND [OPTIONS]
 Commands:
   run        boot a kernel in a virtual machine and connect its console
   stats      what a running virtual machine does, in numbers
+  image      make, check, convert and resize disk images
   doctor     what this host offers, and which engines will work on it
   version    print the version (also --version)
   help       print this text, or the text of a command: doppel help run

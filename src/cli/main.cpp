@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cli/command.h"
+#include "cli/image_commands.h"
 
 namespace doppel::cli {
 
@@ -18,10 +19,11 @@ int help_command(const Arguments& arguments)
     }
     if (arguments[0] == "run") return print(run_help);
     if (arguments[0] == "stats") return print(stats_help);
+    if (arguments[0] == "image") return print(image_help);
     if (arguments[0] == "doctor") return print(doctor_help);
     if (arguments[0] == "version" || arguments[0] == "help") return print(main_help);
     return fail(base::usage_error("help: there is no command '" + arguments[0] +
-                                  "'; the commands are run, stats, doctor, version and help"));
+                                  "'; the commands are run, stats, image, doctor, version and help"));
 }
 
 int dispatch(const Arguments& arguments)
@@ -34,6 +36,7 @@ int dispatch(const Arguments& arguments)
     const Arguments rest{arguments.begin() + 1, arguments.end()};
     if (command == "run") return run_command(rest);
     if (command == "stats") return stats_command(rest);
+    if (command == "image") return image_command(rest);
     if (command == "doctor") return doctor_command(rest);
     if (command == "version" || command == "--version" || command == "-V") {
         return version_command(rest);
@@ -41,7 +44,7 @@ int dispatch(const Arguments& arguments)
     if (command == "help" || command == "--help" || command == "-h") return help_command(rest);
     const char* kind = command.starts_with('-') ? "Unknown option '" : "Unknown command '";
     return fail(base::usage_error(kind + command +
-                                  "'; the commands are run, stats, doctor, version and help"));
+                                  "'; the commands are run, stats, image, doctor, version and help"));
 }
 
 }  // namespace

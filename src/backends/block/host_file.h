@@ -43,8 +43,14 @@ public:
 
     [[nodiscard]] int descriptor() const { return fd_.get(); }
     [[nodiscard]] bool direct() const { return direct_; }
-    // Where O_DIRECT wants buffers to be.
-    [[nodiscard]] std::uint32_t memory_alignment() const { return memory_alignment_; }
+    // Whether the descriptor takes these as they are.
+    [[nodiscard]] bool takes(std::uint64_t offset, std::span<const iovec> buffers) const
+    {
+        return !direct_ || aligned(offset, buffers);
+    }
+    // For who flushes by the descriptor: after one failure nothing can be promised any more.
+    [[nodiscard]] bool flush_failed() const { return flush_failed_.load(); }
+    void note_failed_flush() { flush_failed_.store(true); }
 
 private:
     HostFile() = default;

@@ -1,16 +1,49 @@
 #include "backends/block/block.h"
+#include "backends/block/host_file.h"
 #include "backends/block/image_backend.h"
 #include "backends/block/open_image.h"
+#include "backends/block/raw_image.h"
+#include "backends/block/throttled_backend.h"
+#include "backends/block/uring_backend.h"
+#include "base/log.h"
 
 namespace doppel::backends {
+
+namespace {
+
+// What a ring can serve; null for the others.
+base::Result<std::unique_ptr<BlockBackend>> through_ring(const BlockOptions& options,
+                                                         base::EventLoop& loop,
+                                                         OpenedImage& opened,
+                                                         const BlockProperties& properties)
+{
+    auto* raw = dynamic_cast<RawImage*>(opened.image.get());
+    auto* file = raw == nullptr ? nullptr : dynamic_cast<HostFile*>(&raw->file());
+    if (!options.use_io_uring || file == nullptr || !UringBackend::suits(*file)) {
+        return std::unique_ptr<BlockBackend>{};
+    }
+    static_cast<void>(opened.image.release());
+    std::unique_ptr<RawImage> image{raw};
+    auto backend = UringBackend::create(loop, image, properties, options.cache);
+    if (backend) return backend;
+    spdlog::info("'{}': {}; threads do it instead", options.path, backend.error().text());
+    opened.image = std::move(image);
+    return std::unique_ptr<BlockBackend>{};
+}
+
+}  // namespace
 
 base::Result<std::unique_ptr<BlockBackend>> open_block(const BlockOptions& options,
                                                        base::EventLoop& loop)
 {
     OpenedImage opened = TRY(open_image(options));
-    BlockProperties properties = properties_of(*opened.image);
-    if (options.cache == CacheMode::unsafe) properties.write_cache = true;
-    return ImageBackend::create(loop, std::move(opened.image), properties);
+    const BlockProperties properties = properties_of(*opened.image);
+    auto backend = TRY(through_ring(options, loop, opened, properties));
+    if (!backend) {
+        backend = TRY(ImageBackend::create(loop, std::move(opened.image), properties));
+    }
+    if (!options.throttle.any()) return backend;
+    return ThrottledBackend::create(loop, std::move(backend), options.throttle);
 }
 
 }  // namespace doppel::backends

@@ -19,6 +19,9 @@ base::Result<std::unique_ptr<ByteFile>> open_byte_file(const BlockOptions& optio
 base::Result<OpenedImage> open_image(const BlockOptions& options);
 base::Result<OpenedImage> open_image(std::unique_ptr<ByteFile> file, const BlockOptions& options);
 
+// Where a backing file is that an image names: absolute, or relative to the image.
+base::Result<std::string> backing_path(std::string_view image, std::string_view backing);
+
 // What the first bytes say; raw when nothing is known.
 base::Result<ImageFormat> probe_format(ByteFile& file);
 

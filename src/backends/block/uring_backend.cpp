@@ -1,0 +1,167 @@
+#include "backends/block/uring_backend.h"
+
+#include <cerrno>
+
+#include "backends/block/image_backend.h"
+
+namespace doppel::backends {
+
+using Kind = Request::Kind;
+
+bool UringBackend::suits(const HostFile& file)
+{
+    return !file.direct() || file.properties().alignment <= 512;
+}
+
+base::Result<std::unique_ptr<BlockBackend>> UringBackend::create(base::EventLoop& loop,
+                                                                 std::unique_ptr<RawImage>& image,
+                                                                 const BlockProperties& properties,
+                                                                 CacheMode cache)
+{
+    std::unique_ptr<UringBackend> backend{new UringBackend{loop, properties, cache}};
+    TRY(backend->watch());
+    const int made = ::io_uring_queue_init(depth, &backend->ring_, 0);
+    if (made < 0) return base::errno_error(base::ErrorKind::host, "No io_uring", -made);
+    backend->ring_made_ = true;
+    const int told = ::io_uring_register_eventfd(&backend->ring_, backend->completion_fd());
+    if (told < 0) return base::errno_error(base::ErrorKind::host, "No io_uring eventfd", -told);
+    backend->file_ = dynamic_cast<HostFile*>(&image->file());
+    ASSERT(backend->file_ != nullptr);
+    backend->image_ = std::move(image);
+    return std::unique_ptr<BlockBackend>{std::move(backend)};
+}
+
+UringBackend::~UringBackend()
+{
+    pool_.stop();
+    if (!ring_made_) return;
+    // The kernel still has callers' buffers.
+    while (active_ > 0) {
+        io_uring_cqe* done = nullptr;
+        const int result = ::io_uring_submit_and_wait(&ring_, 1);
+        if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY) break;
+        while (::io_uring_peek_cqe(&ring_, &done) == 0) {
+            delete static_cast<Request*>(::io_uring_cqe_get_data(done));
+            ::io_uring_cqe_seen(&ring_, done);
+            --active_;
+        }
+    }
+    ::io_uring_queue_exit(&ring_);
+}
+
+bool UringBackend::for_threads(const Request& request) const
+{
+    switch (request.kind) {
+        case Kind::discard:
+        case Kind::write_zeroes: return true;
+        case Kind::flush: return false;
+        case Kind::write:
+            // Threads look at what is written there.
+            if (request.offset == 0 && image_->origin() == RawImage::Origin::guessed) return true;
+            break;
+        case Kind::read: break;
+    }
+    return !file_->takes(request.offset, request.buffers);
+}
+
+void UringBackend::start(std::span<Request> requests) noexcept
+{
+    for (Request& request : requests) {
+        if (request.kind == Kind::flush && (unsafe_ || properties().read_only)) {
+            finish(std::move(request), Status::ok);
+        } else if (request.kind == Kind::flush && file_->flush_failed()) {
+            finish(std::move(request), Status::io_error);
+        } else if (for_threads(request)) {
+            perform_on_thread(std::move(request));
+        } else if (active_ < depth && waiting_.empty()) {
+            queue(std::move(request));
+        } else {
+            waiting_.push_back(std::move(request));
+        }
+    }
+    ::io_uring_submit(&ring_);
+}
+
+void UringBackend::queue(Request&& request)
+{
+    io_uring_sqe* entry = ::io_uring_get_sqe(&ring_);
+    if (entry == nullptr) {
+        ::io_uring_submit(&ring_);
+        entry = ::io_uring_get_sqe(&ring_);
+    }
+    if (entry == nullptr) {  // the kernel takes nothing at the moment
+        perform_on_thread(std::move(request));
+        return;
+    }
+    auto* held = new Request{std::move(request)};
+    const auto count = static_cast<unsigned>(held->buffers.size());
+    switch (held->kind) {
+        case Kind::read:
+            ::io_uring_prep_readv(entry, file_->descriptor(), held->buffers.data(), count,
+                                  held->offset);
+            break;
+        case Kind::write:
+            ::io_uring_prep_writev2(entry, file_->descriptor(), held->buffers.data(), count,
+                                    held->offset, held->fua && !unsafe_ ? RWF_DSYNC : 0);
+            break;
+        default:
+            ::io_uring_prep_fsync(entry, file_->descriptor(), IORING_FSYNC_DATASYNC);
+            break;
+    }
+    ::io_uring_sqe_set_data(entry, held);
+    ++active_;
+}
+
+void UringBackend::queue_waiting()
+{
+    if (waiting_.empty()) return;
+    while (!waiting_.empty() && active_ < depth) {
+        queue(std::move(waiting_.front()));
+        waiting_.pop_front();
+    }
+    ::io_uring_submit(&ring_);
+}
+
+void UringBackend::collect() noexcept
+{
+    io_uring_cqe* done = nullptr;
+    while (::io_uring_peek_cqe(&ring_, &done) == 0) {
+        const std::unique_ptr<Request> request{
+            static_cast<Request*>(::io_uring_cqe_get_data(done))};
+        const int result = done->res;
+        ::io_uring_cqe_seen(&ring_, done);
+        --active_;
+        completed(std::move(*request), result);
+    }
+    queue_waiting();
+    // What the kernel had no room for at the time of queueing.
+    if (::io_uring_sq_ready(&ring_) != 0) ::io_uring_submit(&ring_);
+}
+
+void UringBackend::completed(Request&& request, int result)
+{
+    if (request.kind == Kind::flush) {
+        if (result < 0) file_->note_failed_flush();
+        finish(std::move(request), result < 0 ? Status::io_error : Status::ok);
+        return;
+    }
+    if (result >= 0 && static_cast<std::uint64_t>(result) == request.length) {
+        finish(std::move(request), Status::ok);
+    } else if (result >= 0 || result == -EAGAIN || result == -EINTR) {
+        perform_on_thread(std::move(request));  // all of it once more
+    } else {
+        finish(std::move(request), status_of(-result));
+    }
+}
+
+void UringBackend::perform_on_thread(Request&& request)
+{
+    auto held = std::make_shared<Request>(std::move(request));
+    const auto task = [this, held] {
+        const Status status = perform(*image_, *held);
+        finish(std::move(*held), status);
+    };
+    if (!pool_.run(task)) task();
+}
+
+}  // namespace doppel::backends
