@@ -6,7 +6,7 @@ namespace doppel::cli {
 int image_command(const Arguments& arguments)
 {
     static constexpr const char* commands =
-        "; the commands are create, info, check, convert and resize";
+        "; the commands are create, info, check, convert, resize and debian";
     if (arguments.empty()) {
         return fail(base::usage_error(std::string{"image: no command given"} + commands));
     }
@@ -17,6 +17,7 @@ int image_command(const Arguments& arguments)
     if (command == "check") return image_check(rest);
     if (command == "convert") return image_convert(rest);
     if (command == "resize") return image_resize(rest);
+    if (command == "debian") return image_debian(rest);
     if (command == "help" || command == "--help" || command == "-h") return print(image_help);
     return fail(base::usage_error("image: there is no command '" + command + "'" + commands));
 }

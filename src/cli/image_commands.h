@@ -10,6 +10,7 @@ int image_info(const Arguments& arguments);
 int image_check(const Arguments& arguments);
 int image_convert(const Arguments& arguments);
 int image_resize(const Arguments& arguments);
+int image_debian(const Arguments& arguments);
 
 extern const std::string_view image_help;
 extern const std::string_view image_create_help;
@@ -17,5 +18,6 @@ extern const std::string_view image_info_help;
 extern const std::string_view image_check_help;
 extern const std::string_view image_convert_help;
 extern const std::string_view image_resize_help;
+extern const std::string_view image_debian_help;
 
 }  // namespace doppel::cli

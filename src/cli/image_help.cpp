@@ -14,6 +14,7 @@ Commands:
   check      whether a qcow2 image is consistent; repairs it if asked to
   convert    copy an image into another format
   resize     make the disk larger, or smaller
+  debian     a Debian system that boots, made from packages
 
 Formats: raw (the disk's bytes; unwritten parts take no space) and qcow2.
 A FILE may also be an NBD URI, where that makes sense:
@@ -121,6 +122,29 @@ SIZE has a suffix K, M, G or T; with + or - it is added or taken away.
 
 Example:
   doppel image resize disk.qcow2 +10G
+)";
+
+const std::string_view image_debian_help =
+    R"(Makes a disk with a small Debian system that boots: systemd, network by DHCP, a
+console on the serial port, an SSH server. Its kernel and initial RAM disk go to
+files beside it, FILE's name with .vmlinuz and .initrd. Needs root, the network,
+and the packages debootstrap and e2fsprogs.
+
+Usage: doppel image debian [OPTIONS] FILE
+
+  --size SIZE        Of the disk, which takes only what is in it (default: 8G)
+  --packages A,B     More packages
+  --ssh-key FILE     Public key that may log in as root; at the console root needs
+                     no password, through the network it needs this key
+  --suite NAME       Debian release (default: bookworm)
+  --mirror URL       Where to get packages (default: debootstrap's own)
+  --hostname NAME    Default: debian
+  -f, --format F     raw or qcow2 (default: by FILE's name)
+  --force            Replace files that are there
+  --help             Print this text
+
+Example:
+  sudo doppel image debian --ssh-key ~/.ssh/id_ed25519.pub debian.qcow2
 )";
 
 }  // namespace doppel::cli
