@@ -36,8 +36,8 @@ SIZE has a suffix K, M, G or T. With -b it may be left out.
 
   -f, --format FORMAT     raw or qcow2 (default: qcow2 when FILE ends in .qcow2,
                           else raw)
-  -b, --backing FILE      The content is FILE's until it is overwritten; FILE must
-                          not be changed from then on. A relative name is
+  -b, --backing FILE      The content is FILE's until it is overwritten; FILE
+                          must not be changed from then on. A relative name is
                           relative to the new image. qcow2 only
   -F, --backing-format F  The format of the backing file (default: recognised)
   --cluster-size SIZE     512 to 2M (default: 64K). qcow2 only

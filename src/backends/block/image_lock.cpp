@@ -3,6 +3,9 @@
 #include <fcntl.h>
 
 #include <cerrno>
+#include <chrono>
+#include <string_view>
+#include <thread>
 
 namespace doppel::backends {
 
@@ -39,32 +42,53 @@ bool taken_elsewhere(int fd, int byte)
     return ::fcntl(fd, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
 }
 
+void release(int fd)
+{
+    for (const int base : {held_base, denied_base}) {
+        for (const int bit : {consistent_read, write_data, resize}) {
+            auto lock = byte_lock(base + bit, F_UNLCK);
+            static_cast<void>(::fcntl(fd, F_OFD_SETLK, &lock));
+        }
+    }
+}
+
+// What somebody else has it open for, or nothing.
+std::string_view try_lock(int fd, bool read_only)
+{
+    constexpr std::string_view exclusive = "exclusive use";
+    // Take first, look afterwards: of two that start at once, both may fail, never none.
+    bool all = take(fd, held_base + consistent_read) && take(fd, denied_base + write_data) &&
+               take(fd, denied_base + resize);
+    if (all && !read_only) all = take(fd, held_base + write_data) && take(fd, held_base + resize);
+    // Any other error: a file system without locks.
+    if (!all) return errno == EAGAIN || errno == EACCES ? exclusive : std::string_view{};
+    if (taken_elsewhere(fd, held_base + write_data) || taken_elsewhere(fd, held_base + resize)) {
+        return "writing";
+    }
+    if (taken_elsewhere(fd, denied_base + consistent_read)) return exclusive;
+    const bool denied = taken_elsewhere(fd, denied_base + write_data) ||
+                        taken_elsewhere(fd, denied_base + resize);
+    return !read_only && denied ? "reading, as a disk or a backing file" : std::string_view{};
+}
+
 }  // namespace
 
 base::Result<void> lock_image(int fd, const std::string& path, bool read_only)
 {
-    const auto refused = [&](std::string_view how) {
-        return base::io_error("Cannot lock '" + path + "': another process has it open for " +
-                              std::string{how} + "; end that one first, or use a copy");
-    };
-    // Take first, look afterwards: of two that start at once, both may fail, never none.
-    const auto hold = [&](int byte) { return take(fd, byte); };
-    bool all = hold(held_base + consistent_read) && hold(denied_base + write_data) &&
-               hold(denied_base + resize);
-    if (all && !read_only) all = hold(held_base + write_data) && hold(held_base + resize);
-    if (!all) {
-        if (errno == EAGAIN || errno == EACCES) return refused("exclusive use");
-        return {};
+    using namespace std::chrono_literals;
+    // The kernel closes the files of a process that was killed a little later than it reports its
+    // end when an io_uring was using them.
+    const auto deadline = std::chrono::steady_clock::now() + 500ms;
+    while (true) {
+        const std::string_view use = try_lock(fd, read_only);
+        if (use.empty()) return {};
+        release(fd);
+        if (std::chrono::steady_clock::now() >= deadline) {
+            return base::io_error("Cannot lock '" + path + "': another process has it open for " +
+                                  std::string{use} + "; end that one first, or use a copy");
+        }
+        std::this_thread::sleep_for(10ms);
     }
-    if (taken_elsewhere(fd, held_base + write_data) || taken_elsewhere(fd, held_base + resize)) {
-        return refused("writing");
-    }
-    if (taken_elsewhere(fd, denied_base + consistent_read)) return refused("exclusive use");
-    if (!read_only && (taken_elsewhere(fd, denied_base + write_data) ||
-                       taken_elsewhere(fd, denied_base + resize))) {
-        return refused("reading, as a disk or a backing file");
-    }
-    return {};
 }
 
 }  // namespace doppel::backends

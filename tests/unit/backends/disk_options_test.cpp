@@ -44,7 +44,7 @@ TEST(DiskOptions, RefusesWithTheReason)
          {"", ",format=raw", "f,format=vmdk", "f,cache=", "f,queues=0", "f,queues=17", "f,serial=",
           "f,serial=123456789012345678901", "f,bps=0", "f,bps=x", "f,bps=99999999999T", "f,iops=1K",
           "f,iops_burst=5", "f,bps_burst=5", "f,colour=red", "f,readonly,readonly=off",
-          "f,readonly=maybe", "f,io=magic", "f,snapshot=", "f,"}) {
+          "f,readonly=maybe", "f,io=magic", "f,snapshot="}) {
         const auto options = parse_disk_options(text);
         ASSERT_FALSE(options) << text;
         EXPECT_EQ(options.error().kind(), base::ErrorKind::usage) << text;
