@@ -198,11 +198,14 @@ void Qcow2Image::reuse_freed()
     std::uint64_t hole = 0;
     std::uint64_t hole_end = 0;
     std::vector<std::uint64_t> emptied;
+    const auto note_leak = [&] {
+        if (leaks_++ == 0) spdlog::warn("'{}' has leaked clusters", file_->name());
+    };
     const auto punch = [&] {
         // The hole first: once it counts as free, somebody may store something there.
         if (hole_end > hole) static_cast<void>(file_->discard(hole, hole_end - hole));
         for (const std::uint64_t cluster : emptied) {
-            if (refcounts_->remove(cluster) != 0) spdlog::warn("'{}' has leaked a cluster", file_->name());
+            if (refcounts_->remove(cluster) != 0) note_leak();
         }
         emptied.clear();
         hole = hole_end = 0;
@@ -217,9 +220,7 @@ void Qcow2Image::reuse_freed()
             std::uint64_t users = 0;
             if (refcounts_->get(c, users) != 0 || users != 1) {
                 // Shared with a snapshot, or with other compressed clusters.
-                if (users == 0 || refcounts_->remove(c) != 0) {
-                    spdlog::warn("'{}' has leaked a cluster", file_->name());
-                }
+                if (users == 0 || refcounts_->remove(c) != 0) note_leak();
                 continue;
             }
             const std::uint64_t host = c << header_.cluster_bits;

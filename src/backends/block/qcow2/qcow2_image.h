@@ -132,6 +132,7 @@ private:
     std::deque<Freed> reusable_;        // not any more, but somebody may be reading
     std::multiset<std::uint64_t> operations_;  // epochs of those under way
     std::uint64_t epoch_ = 0;
+    std::uint64_t leaks_ = 0;
     std::map<std::uint64_t, std::uint64_t> allocating_;  // first cluster, one past the last
     std::condition_variable allocated_;
 
