@@ -78,9 +78,10 @@ base::Result<std::unique_ptr<NbdFile>> NbdFile::open(const std::string& uri, boo
     }
     const bool several = ::nbd_can_multi_conn(handle) > 0;
     file->idle_.push_back(std::move(first));
-    if (several) file->idle_.resize(most_connections);
-    // The one that is there first.
-    std::reverse(file->idle_.begin(), file->idle_.end());
+    // All now: one that is made later might be to a server that has lost what others wrote.
+    while (several && file->idle_.size() < most_connections) {
+        file->idle_.push_back(TRY(file->connect()));
+    }
     return file;
 }
 

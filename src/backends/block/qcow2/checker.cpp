@@ -11,7 +11,7 @@ namespace doppel::backends::qcow2 {
 namespace {
 
 constexpr std::uint64_t blocks_memory = 8 << 20;
-constexpr std::size_t most_leaks_kept = 1 << 24;
+constexpr std::size_t most_leaks_kept = 1 << 22;
 
 base::Error unreadable(std::string_view what, int error)
 {
@@ -107,6 +107,7 @@ base::Result<void> Checker::walk_snapshots()
     const auto snapshots = TRY(read_snapshots(file_, header_, &bytes));
     TRY(refer(header_.snapshots_offset, bytes));
     for (const Snapshot& snapshot : snapshots) {
+        if (enough(std::uint64_t{snapshot.l1_size} * 8)) return {};
         const auto l1 = TRY(read_l1(file_, header_, snapshot.l1_offset, snapshot.l1_size));
         TRY(refer(snapshot.l1_offset, std::uint64_t{snapshot.l1_size} * 8));
         TRY(walk_l1(l1, snapshot.disk_size, Table::snapshot));
