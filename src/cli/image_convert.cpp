@@ -27,7 +27,10 @@ constexpr std::array options{
 // A line on a terminal that is written over and over; nothing elsewhere.
 class Progress {
 public:
-    Progress(std::uint64_t size, bool quiet) : size_(size), shown_(!quiet && ::isatty(STDERR_FILENO)) {}
+    Progress(std::uint64_t size, bool quiet)
+        : size_(size), shown_(!quiet && ::isatty(STDERR_FILENO))
+    {
+    }
     Progress(const Progress&) = delete;
     Progress& operator=(const Progress&) = delete;
     ~Progress()
@@ -39,8 +42,8 @@ public:
         const std::uint64_t permille = size_ == 0 ? 1000 : done / (size_ / 1000 + 1);
         if (!shown_ || permille == last_) return;
         last_ = permille;
-        static_cast<void>(std::fputs(
-            fmt::format("\r{:5.1f}%", static_cast<double>(std::min<std::uint64_t>(permille, 1000)) / 10).c_str(), stderr));
+        const double percent = static_cast<double>(std::min<std::uint64_t>(permille, 1000)) / 10;
+        static_cast<void>(std::fputs(fmt::format("\r{:5.1f}%", percent).c_str(), stderr));
         static_cast<void>(std::fflush(stderr));
     }
 
@@ -56,7 +59,7 @@ base::Result<void> copy(backends::Image& from, backends::Image& to, const ImageA
     if (arguments.has("--compress")) {
         auto& target = dynamic_cast<backends::qcow2::Qcow2Image&>(to);
         copying.block = target.header().cluster_size();
-        copying.write_compressed = [&target](std::uint64_t offset, std::span<const std::byte> bytes) {
+        copying.write_compressed = [&](std::uint64_t offset, std::span<const std::byte> bytes) {
             return target.write_compressed(offset, bytes);
         };
     }
@@ -64,11 +67,9 @@ base::Result<void> copy(backends::Image& from, backends::Image& to, const ImageA
     copying.progress = [&](std::uint64_t done) { progress.show(done); };
     const auto result = backends::copy_image(from, to, copying);
     if (result.error == 0) return {};
-    return base::errno_error(base::ErrorKind::io,
-                             fmt::format("Cannot {} at {}", result.reading ? "read '" + arguments.files[0] + "'"
-                                                                           : "write '" + arguments.files[1] + "'",
-                                         result.offset),
-                             result.error);
+    const auto what = fmt::format("Cannot {} '{}' at {}", result.reading ? "read" : "write",
+                                  arguments.files[result.reading ? 0 : 1], result.offset);
+    return base::errno_error(base::ErrorKind::io, what, result.error);
 }
 
 base::Result<void> convert(const ImageArguments& arguments)

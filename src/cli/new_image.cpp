@@ -67,7 +67,9 @@ base::Result<NewImage> describe_new_image(const ImageArguments& arguments, const
     NewImage image;
     image.path = path;
     image.format = path.ends_with(".qcow2") ? ImageFormat::qcow2 : ImageFormat::raw;
-    if (arguments.has(format)) image.format = TRY(parse_image_format(format, arguments.value(format)));
+    if (arguments.has(format)) {
+        image.format = TRY(parse_image_format(format, arguments.value(format)));
+    }
     if (image.format == ImageFormat::raw) {
         for (const std::string_view option : {"--backing", "--cluster-size", "--compression",
                                               "--version", "--compress"}) {

@@ -42,7 +42,9 @@ base::Result<NbdFile::Connection> NbdFile::connect() const
     };
     Connection connection{::nbd_create()};
     if (!connection) return failed();
-    if (::nbd_add_meta_context(connection.get(), LIBNBD_CONTEXT_BASE_ALLOCATION) < 0) return failed();
+    if (::nbd_add_meta_context(connection.get(), LIBNBD_CONTEXT_BASE_ALLOCATION) < 0) {
+        return failed();
+    }
     if (::nbd_connect_uri(connection.get(), uri_.c_str()) < 0) return failed();
     return connection;
 }

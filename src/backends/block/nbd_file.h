@@ -1,8 +1,8 @@
 // Protocol: an export of an NBD server (the NBD protocol's doc/proto.md, through libnbd).
 //
 // Where the server says that connections agree on what is flushed (NBD_FLAG_CAN_MULTI_CONN) there
-// are several, one request on each; else one. A server that is silent for half a minute, or closes the
-// connection, fails the request; the next one connects anew. If something was written and not
+// are several, one request on each; else one. A server that is silent for half a minute, or closes
+// the connection, fails the request; the next one connects anew. If something was written and not
 // flushed by then, the next flush fails, since nobody knows whether the server still has it.
 #pragma once
 

@@ -66,7 +66,8 @@ int Qcow2Image::do_read(std::uint64_t offset, std::span<const iovec> buffers)
         Run run;
         {
             const std::lock_guard lock{metadata_};
-            if (const int error = lookup(offset + done, length - done, run); error != 0) return error;
+            const int error = lookup(offset + done, length - done, run);
+            if (error != 0) return error;
         }
         const auto part = slice(buffers, done, run.length);
         if (const int error = read_run(run, offset + done, part); error != 0) return error;

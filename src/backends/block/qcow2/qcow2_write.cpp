@@ -150,10 +150,12 @@ int Qcow2Image::write_new(std::unique_lock<std::mutex>& lock, std::uint64_t offs
         const std::uint64_t tail_there = std::min(end, std::max(stop, size_)) - stop;
         if (!(place.reads_zero && reads_zero(stop, tail_there))) tail.resize(end - stop);
         if (!head.empty()) {
-            if (const int error = do_read(start, {{iovec{head.data(), head.size()}}}); error != 0) return error;
+            const iovec buffer{head.data(), head.size()};
+            if (const int error = do_read(start, {&buffer, 1}); error != 0) return error;
         }
         if (!tail.empty() && tail_there != 0) {
-            if (const int error = do_read(stop, {{iovec{tail.data(), tail_there}}}); error != 0) return error;
+            const iovec buffer{tail.data(), tail_there};
+            if (const int error = do_read(stop, {&buffer, 1}); error != 0) return error;
         }
         std::vector<iovec> all;
         if (!head.empty()) all.push_back({head.data(), head.size()});
@@ -279,7 +281,9 @@ int Qcow2Image::write_compressed(std::uint64_t offset, std::span<const std::byte
     const std::uint64_t cluster_size = header_.cluster_size();
     ASSERT(cluster.size() == cluster_size && offset % cluster_size == 0);
     const auto bytes = compress(header_.compression, cluster);
-    if (bytes.empty()) return write_at(offset, cluster.first(std::min(cluster_size, size_ - offset)));
+    if (bytes.empty()) {
+        return write_at(offset, cluster.first(std::min(cluster_size, size_ - offset)));
+    }
     {
         const std::lock_guard lock{metadata_};
         // Behind the last one, in the same cluster, if the next cluster in a row is free, too, or
@@ -290,7 +294,8 @@ int Qcow2Image::write_compressed(std::uint64_t offset, std::span<const std::byte
         if (!started || inside + bytes.size() > cluster_size) {
             Allocation place;
             if (const int error = refcounts_->allocate(1, place); error != 0) return error;
-            if (!started || place.host != compressed_end_ - inside + cluster_size) host = place.host;
+            const bool in_a_row = started && place.host == compressed_end_ - inside + cluster_size;
+            if (!in_a_row) host = place.host;
         }
         if (started && host == compressed_end_) {
             const int error = refcounts_->add(host >> header_.cluster_bits);
