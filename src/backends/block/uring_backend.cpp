@@ -79,7 +79,16 @@ void UringBackend::start(std::span<Request> requests) noexcept
             waiting_.push_back(std::move(request));
         }
     }
+    submit_queued();
+}
+
+void UringBackend::submit_queued()
+{
     ::io_uring_submit(&ring_);
+    if (::io_uring_sq_ready(&ring_) == 0) return;
+    // The kernel is short of something: collect() tries again, from the loop or from drain().
+    const std::uint64_t one = 1;
+    [[maybe_unused]] const auto written = ::write(completion_fd(), &one, sizeof one);
 }
 
 void UringBackend::queue(Request&& request)
@@ -112,16 +121,6 @@ void UringBackend::queue(Request&& request)
     ++active_;
 }
 
-void UringBackend::queue_waiting()
-{
-    if (waiting_.empty()) return;
-    while (!waiting_.empty() && active_ < depth) {
-        queue(std::move(waiting_.front()));
-        waiting_.pop_front();
-    }
-    ::io_uring_submit(&ring_);
-}
-
 void UringBackend::collect() noexcept
 {
     io_uring_cqe* done = nullptr;
@@ -133,9 +132,11 @@ void UringBackend::collect() noexcept
         --active_;
         completed(std::move(*request), result);
     }
-    queue_waiting();
-    // What the kernel had no room for at the time of queueing.
-    if (::io_uring_sq_ready(&ring_) != 0) ::io_uring_submit(&ring_);
+    while (!waiting_.empty() && active_ < depth) {
+        queue(std::move(waiting_.front()));
+        waiting_.pop_front();
+    }
+    if (::io_uring_sq_ready(&ring_) != 0) submit_queued();
 }
 
 void UringBackend::completed(Request&& request, int result)

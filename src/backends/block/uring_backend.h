@@ -39,7 +39,7 @@ private:
 
     [[nodiscard]] bool for_threads(const Request& request) const;
     void queue(Request&& request);
-    void queue_waiting();
+    void submit_queued();
     void completed(Request&& request, int result);
     void perform_on_thread(Request&& request);
 
