@@ -22,8 +22,20 @@ $(GUESTS)/linux/busybox: $(DOWNLOADS)/busybox-static.deb
 	@chmod +x $@.new
 	@mv $@.new $@
 
-$(LINUX_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init guests/linux/make_initramfs.py
-	@guests/linux/make_initramfs.py $< guests/linux/init $@
+# Drivers that are modules of that kernel, in the order they need each other.
+LINUX_MODULES := $(addprefix $(GUESTS)/linux/modules/,$(addsuffix .ko,virtio_ring virtio \
+    virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_mmio virtio-rng virtio_blk \
+    virtio_console virtio_balloon))
+
+$(LINUX_MODULES) &: $(DOWNLOADS)/linux.deb
+	@mkdir -p $(GUESTS)/linux/modules
+	@dpkg-deb --fsys-tarfile $< | tar -x -C $(GUESTS)/linux/modules --transform 's,.*/,,' \
+	    --no-anchored $(notdir $(LINUX_MODULES))
+	@touch $(LINUX_MODULES)
+
+$(LINUX_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init guests/linux/make_initramfs.py \
+    $(LINUX_MODULES)
+	@guests/linux/make_initramfs.py $< guests/linux/init $@ $(LINUX_MODULES)
 
 # The programs of bench/, and a guest that has them. Static, so that they run anywhere; once at
 # a fixed address and once position-independent, for the two look different to a translator.
@@ -47,8 +59,8 @@ $(BENCH)/load: bench/programs/load.sh
 	@install -m 755 $< $@
 
 $(BENCH_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init guests/linux/make_initramfs.py \
-    $(BENCH_PROGRAMS)
-	@guests/linux/make_initramfs.py $< guests/linux/init $@ $(BENCH_PROGRAMS)
+    $(LINUX_MODULES) $(BENCH_PROGRAMS)
+	@guests/linux/make_initramfs.py $< guests/linux/init $@ $(LINUX_MODULES) $(BENCH_PROGRAMS)
 
 # A Debian system with a self-test, as a folder to run it in here and as an initramfs. Its
 # packages are a download; the rest can be made again from that.

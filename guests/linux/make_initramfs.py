@@ -1,9 +1,10 @@
 #!/usr/bin/env python3
 """Writes an initramfs: busybox with a link for each of its applets, and our init.
 
-Usage: make_initramfs.py BUSYBOX INIT OUTPUT [PROGRAM...]
+Usage: make_initramfs.py BUSYBOX INIT OUTPUT [FILE...]
 
-The programs, executable files, go to /bench under their own names.
+Kernel modules (.ko) go to /lib/modules, and their names in the order given to
+/lib/modules/order, for init to load them; programs, executable files, go to /bench.
 
 Writes the newc cpio format itself (see the kernel's
 Documentation/driver-api/early-userspace/buffer-format.rst) rather than through cpio,
@@ -53,7 +54,9 @@ class Archive:
 
 
 def main():
-    busybox, init, output, *programs = sys.argv[1:]
+    busybox, init, output, *files = sys.argv[1:]
+    modules = [file for file in files if file.endswith(".ko")]
+    programs = [file for file in files if file not in modules]
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     archive = Archive()
     for name in ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp"):
@@ -65,6 +68,13 @@ def main():
         if applet != "busybox":
             archive.link("bin/" + applet, "busybox")
     archive.file("init", init, 0o755)
+    if modules:
+        archive.folder("lib")
+        archive.folder("lib/modules")
+        order = "".join(os.path.basename(module) + "\n" for module in modules)
+        archive.add("lib/modules/order", stat.S_IFREG | 0o644, order.encode())
+    for module in modules:
+        archive.file("lib/modules/" + os.path.basename(module), module, 0o644)
     if programs:
         archive.folder("bench")
     for program in programs:

@@ -6,15 +6,52 @@
 
 namespace doppel::bus {
 
-void Bus::claim(Space space, std::uint64_t start, std::uint64_t size, BusDevice& device)
+void DeviceLock::unlock()
+{
+    for (;;) {
+        std::vector<std::function<void()>> tasks;
+        if (has_deferred_.load(std::memory_order_relaxed)) {
+            const std::lock_guard guard{deferred_mutex_};
+            tasks.swap(deferred_);
+            has_deferred_.store(false, std::memory_order_relaxed);
+        }
+        for (const auto& task : tasks) task();
+        mutex_.unlock();
+        // Who deferred meanwhile found the lock taken; one of us sees the other.
+        std::atomic_thread_fence(std::memory_order_seq_cst);
+        if (!has_deferred_.load(std::memory_order_relaxed) || !mutex_.try_lock()) return;
+    }
+}
+
+void DeviceLock::defer(std::function<void()> task)
+{
+    {
+        const std::lock_guard guard{deferred_mutex_};
+        deferred_.push_back(std::move(task));
+        has_deferred_.store(true, std::memory_order_relaxed);
+    }
+    std::atomic_thread_fence(std::memory_order_seq_cst);
+    if (mutex_.try_lock()) unlock();
+}
+
+bool Bus::try_claim(Space space, std::uint64_t start, std::uint64_t size, BusDevice& device)
 {
     ASSERT(size != 0);
+    if (start > ~std::uint64_t{0} - size) return false;
     Ranges& all = ranges(space);
     const auto next = all.lower_bound(start);
-    ASSERT(next == all.end() || start + size <= next->first);
-    ASSERT(next == all.begin() ||
-           std::prev(next)->first + std::prev(next)->second.size <= start);
+    if (next != all.end() && start + size > next->first) return false;
+    if (next != all.begin() &&
+        std::prev(next)->first + std::prev(next)->second.size > start) {
+        return false;
+    }
     all[start] = {size, &device};
+    return true;
+}
+
+void Bus::claim(Space space, std::uint64_t start, std::uint64_t size, BusDevice& device)
+{
+    ASSERT(try_claim(space, start, size, device));
 }
 
 void Bus::release(Space space, std::uint64_t start)

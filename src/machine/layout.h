@@ -36,6 +36,7 @@ inline constexpr std::uint64_t ecam_start = 0xb0000000;
 inline constexpr std::uint64_t ecam_size = 16 * MiB;
 inline constexpr std::uint64_t pci_window_start = 0xc0000000;
 inline constexpr std::uint64_t pci_window_end = 0xfec00000;
+inline constexpr std::uint64_t pci_ports_start = 0xc000;  // of BARs, up to the end
 inline constexpr std::uint64_t ioapic_start = 0xfec00000;
 inline constexpr std::uint64_t ioapic_size = 0x1000;
 inline constexpr std::uint64_t lapic_start = 0xfee00000;
@@ -77,7 +78,7 @@ inline constexpr std::uint16_t acpi_pm_size = 16;
 // Interrupt lines (GSIs).
 namespace irq {
 inline constexpr unsigned pit = 0, keyboard = 1, com1 = 4, rtc = 8, sci = 9, mouse = 12;
-inline constexpr unsigned pci_first = 16;  // INTA#-INTD# of slot 0, rotating by slot
+inline constexpr unsigned pci_first = 16, pci_lines = 4;  // INTA#-INTD# of slot 0, rotating by slot
 }  // namespace irq
 
 // ACPI sleep type of S5, the value of SLP_TYP in PM1a control.

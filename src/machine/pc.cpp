@@ -68,10 +68,11 @@ public:
     PcImpl(const PcParts& parts, const PcConfig& config, std::unique_ptr<boot::GuestImage> image,
            PcEvents events);
 
-    void wire(const PcConfig& config);
+    base::Result<void> wire(const PcConfig& config);
 
     bus::Bus& bus() override { return bus_; }
     base::Result<void> restart() override;
+    void stop() override { virtio_->stop(); }
     [[nodiscard]] const x86::CpuState& entry() const override { return image_->plan().cpu; }
     void counters(base::CounterList& list) const override;
     void save(base::StateWriter& writer) const override;
@@ -96,6 +97,7 @@ private:
     devices::I8042 i8042_;
     devices::ResetPorts reset_ports_;
     devices::PciHost pci_;
+    std::unique_ptr<VirtioDevices> virtio_;
     FwCfg fw_cfg_;
     DebugExit debug_exit_;
 };
@@ -153,7 +155,7 @@ void PcImpl::claim_ports(std::uint64_t start, std::uint64_t size, bus::BusDevice
     bus_.claim(bus::Space::port, start, size, device);
 }
 
-void PcImpl::wire(const PcConfig& config)
+base::Result<void> PcImpl::wire(const PcConfig& config)
 {
     claim_ports(layout::port::com1, devices::Uart16550::port_count, com1_);
     claim_ports(layout::port::pit, 4, pit_.counter_ports());
@@ -178,11 +180,16 @@ void PcImpl::wire(const PcConfig& config)
         const std::uint16_t port = *config.debug_exit_port;
         bus_.claim(bus::Space::port, port, free_ports(port), debug_exit_);
     }
+    virtio_ = TRY(VirtioDevices::create({bus_, parts_.memory, parts_.engine.doorbells()},
+                                        interrupts_, pci_, config.virtio));
+    return {};
 }
 
 base::Result<void> PcImpl::restart()
 {
     const auto guard = bus_.lock();
+    virtio_->start();
+    pci_.reset();  // before memory, which its devices write on their own
     parts_.memory.clear();
     com1_.reset();
     pit_.reset();
@@ -191,7 +198,7 @@ base::Result<void> PcImpl::restart()
     acpi_pm_.reset();
     i8042_.reset();
     reset_ports_.reset();
-    pci_.reset();
+    virtio_->place_bars();
     fw_cfg_.reset();
     // Controllers after the devices, whose reset moves their lines; local APICs last.
     if (controllers_ != nullptr) controllers_->reset();
@@ -202,6 +209,7 @@ base::Result<void> PcImpl::restart()
 void PcImpl::counters(base::CounterList& list) const
 {
     list.add("bus.unclaimed", bus_.unclaimed());
+    virtio_->counters(list);
 }
 
 void PcImpl::save(base::StateWriter& writer) const
@@ -214,6 +222,7 @@ void PcImpl::save(base::StateWriter& writer) const
     i8042_.save(writer);
     reset_ports_.save(writer);
     pci_.save(writer);
+    virtio_->save(writer);
     fw_cfg_.save(writer);
 }
 
@@ -228,6 +237,7 @@ base::Result<void> PcImpl::load(const base::StateReader& reader)
     TRY(i8042_.load(reader));
     TRY(reset_ports_.load(reader));
     TRY(pci_.load(reader));
+    TRY(virtio_->load(reader));
     TRY(fw_cfg_.load(reader));
     return {};
 }
@@ -268,7 +278,7 @@ base::Result<std::unique_ptr<Pc>> Pc::create(const PcParts& parts, const PcConfi
 {
     TRY(check(config));
     auto pc = std::make_unique<PcImpl>(parts, config, std::move(image), std::move(events));
-    pc->wire(config);
+    TRY(pc->wire(config));
     return std::unique_ptr<Pc>{std::move(pc)};
 }
 

@@ -21,6 +21,7 @@
 #include "bus/clock.h"
 #include "engine/engine.h"
 #include "machine/boot/guest_image.h"
+#include "machine/virtio_devices.h"
 #include "memory/guest_memory.h"
 #include "x86/cpu_state.h"
 
@@ -29,6 +30,7 @@ namespace doppel::machine {
 struct PcConfig {
     unsigned vcpus = 1;
     std::optional<std::uint16_t> debug_exit_port;
+    std::vector<VirtioSpec> virtio;
 };
 
 // What the guest asks of the outside.
@@ -56,7 +58,7 @@ public:
     // For GuestImage::prepare().
     static acpi::Topology topology(const PcConfig& config, std::uint64_t ram_bytes);
 
-    // Claims the ports and ranges; fails as check() does.
+    // Claims the ports and ranges; fails as check() does, and where a device does.
     static base::Result<std::unique_ptr<Pc>> create(const PcParts& parts, const PcConfig& config,
                                                     std::unique_ptr<boot::GuestImage> image,
                                                     PcEvents events);
@@ -64,8 +66,10 @@ public:
 
     virtual bus::Bus& bus() = 0;
     // Power-on, and reset in place: RAM zeroed, devices and engine reset, the guest loaded
-    // again. The bootstrap vCPU then starts from entry().
+    // again. The bootstrap vCPU then starts from entry(). The first time, devices' threads start.
     virtual base::Result<void> restart() = 0;
+    // Ends those threads, for good. No vCPU runs; the engine's vCPUs still exist.
+    virtual void stop() = 0;
     [[nodiscard]] virtual const x86::CpuState& entry() const = 0;
 
     virtual void counters(base::CounterList& list) const = 0;

@@ -96,7 +96,8 @@ public:
     // Fills RAM with zeros (machine reset) and tells the listeners.
     void clear();
 
-    // Tells the listeners of a write that another process made.
+    // Tells the listeners of a write that did not come through write(): another process made it,
+    // or a device into a span.
     void written_elsewhere(Gpa start, std::uint64_t size);
 
     // One bit a RAM page: code was decoded or translated from it. Nobody clears bits. Shared

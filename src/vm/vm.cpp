@@ -13,6 +13,7 @@
 #include "base/event_loop.h"
 #include "machine/pc.h"
 #include "vm/signals.h"
+#include "vm/virtio_specs.h"
 #include "x86/cpuid.h"
 
 namespace doppel::vm {
@@ -135,7 +136,7 @@ base::Result<void> VmImpl::make_engine(const VmConfig& config,
 base::Result<void> VmImpl::build(const VmConfig& config, std::span<const EngineFactory> factories)
 {
     TRY(validate(config, host_memory_bytes()));
-    const machine::PcConfig pc_config{config.cpus, config.debug_exit_port};
+    const machine::PcConfig pc_config{config.cpus, config.debug_exit_port, virtio_specs(config)};
     TRY(machine::Pc::check(pc_config));
     auto image = TRY(machine::boot::GuestImage::prepare(
         {config.kernel, config.initrd, config.cmdline}, config.memory_bytes,
@@ -268,6 +269,7 @@ VmResult VmImpl::run()
     stop_requested_ = true;
     vcpu_->kick();
     vcpu_thread.join();
+    pc_->stop();
     wall_seconds_ = seconds_since(begin_);
     console_->flush();
     state_ = State::stopped;

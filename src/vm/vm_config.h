@@ -42,6 +42,7 @@ struct VmConfig {
     std::uint64_t lock_step = 0;
     ConsoleSpec console;
     std::optional<std::uint16_t> debug_exit_port;
+    bool rng = true;
     StatsMode stats = StatsMode::off;
 };
 

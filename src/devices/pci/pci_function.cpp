@@ -40,20 +40,22 @@ void PciFunction::define_register(unsigned offset, unsigned size, std::uint32_t 
 }
 
 void PciFunction::define_memory_bar(unsigned index, std::uint64_t size, bool is_64bit,
-                                    bool prefetchable)
+                                    bool prefetchable, bus::BusDevice& device)
 {
     ASSERT(index + (is_64bit ? 1 : 0) < bar_count && std::has_single_bit(size) && size >= 16);
     const std::uint32_t type = (is_64bit ? 4u : 0u) | (prefetchable ? 8u : 0u);
     const std::uint64_t mask = ~(size - 1);
+    bars_[index] = {bus::Space::memory, 0, size, &device};
     define_register(bar_offset + 4 * index, 4, type, static_cast<std::uint32_t>(mask));
     if (is_64bit) {
         define_register(bar_offset + 4 * index + 4, 4, 0, static_cast<std::uint32_t>(mask >> 32));
     }
 }
 
-void PciFunction::define_io_bar(unsigned index, std::uint32_t size)
+void PciFunction::define_io_bar(unsigned index, std::uint32_t size, bus::BusDevice& device)
 {
     ASSERT(index < bar_count && std::has_single_bit(size) && size >= 4 && size <= 256);
+    bars_[index] = {bus::Space::port, 0, size, &device};
     define_register(bar_offset + 4 * index, 4, 1, ~(size - 1) & 0xffff);
 }
 
@@ -63,13 +65,44 @@ std::uint32_t PciFunction::dword(unsigned offset) const
         std::as_bytes(std::span{state_.config}).subspan(offset, 4).data());
 }
 
+std::uint16_t PciFunction::command() const
+{
+    return static_cast<std::uint16_t>(dword(command_offset));
+}
+
+PciFunction::Window PciFunction::window(unsigned index) const
+{
+    ASSERT(index < bar_count);
+    Window window = bars_[index];
+    if (window.device != nullptr) window.address = bar_address(index);
+    return window;
+}
+
+void PciFunction::place_bar(unsigned index, std::uint64_t address)
+{
+    ASSERT(index < bar_count && bars_[index].device != nullptr);
+    std::array<std::byte, 4> value{};
+    base::store_bytes(value, address);
+    write_config(bar_offset + 4 * index, value);
+    if ((dword(bar_offset + 4 * index) & 7) == 4) {
+        base::store_bytes(value, address >> 32);
+        write_config(bar_offset + 4 * index + 4, value);
+    }
+}
+
+void PciFunction::enable_decoding()
+{
+    std::array<std::byte, 2> value{};
+    base::store_bytes(value, command() | command_io | command_memory);
+    write_config(command_offset, value);
+}
+
 std::uint64_t PciFunction::bar_address(unsigned index) const
 {
     ASSERT(index < bar_count);
     const std::uint32_t low = dword(bar_offset + 4 * index);
-    const auto command = static_cast<std::uint16_t>(dword(command_offset));
-    if ((low & 1) != 0) return (command & command_io) != 0 ? low & ~3u : 0;
-    if ((command & command_memory) == 0) return 0;
+    if ((low & 1) != 0) return (command() & command_io) != 0 ? low & ~3u : 0;
+    if ((command() & command_memory) == 0) return 0;
     std::uint64_t address = low & ~15u;
     if ((low & 6) == 4) address |= std::uint64_t{dword(bar_offset + 4 * index + 4)} << 32;
     return address;

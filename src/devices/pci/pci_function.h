@@ -12,6 +12,7 @@
 
 #include "base/result.h"
 #include "base/state/state_stream.h"
+#include "bus/bus.h"
 
 namespace doppel::devices {
 
@@ -39,23 +40,39 @@ public:
     virtual void read_config(unsigned offset, std::span<std::byte> data) noexcept;
     virtual void write_config(unsigned offset, std::span<const std::byte> data) noexcept;
 
-    void reset();
+    // A BAR and what is behind it; nobody: the function has no such BAR.
+    struct Window {
+        bus::Space space = bus::Space::memory;
+        std::uint64_t address = 0;  // 0: not decoded
+        std::uint64_t size = 0;
+        bus::BusDevice* device = nullptr;
+        bool operator==(const Window&) const = default;
+    };
+    [[nodiscard]] Window window(unsigned index) const;
+    // As firmware does: puts a BAR somewhere, and lets the function decode.
+    void place_bar(unsigned index, std::uint64_t address);
+    void enable_decoding();
+
+    virtual void reset();
     void save(base::StateWriter& writer) const;
     base::Result<void> load(const base::StateReader& reader);
 
 protected:
     // A memory BAR of a power-of-two size >= 16 (64-bit ones take two slots), before any access.
-    void define_memory_bar(unsigned index, std::uint64_t size, bool is_64bit, bool prefetchable);
-    void define_io_bar(unsigned index, std::uint32_t size);
+    // `device` gets the accesses wherever the guest puts the BAR; it outlives the function.
+    void define_memory_bar(unsigned index, std::uint64_t size, bool is_64bit, bool prefetchable,
+                           bus::BusDevice& device);
+    void define_io_bar(unsigned index, std::uint32_t size, bus::BusDevice& device);
     // Value after reset, and which bits the guest may change.
     void define_register(unsigned offset, unsigned size, std::uint32_t value, std::uint32_t writable);
     // Where a BAR is now; 0 while decoding is off in the command register.
     [[nodiscard]] std::uint64_t bar_address(unsigned index) const;
+    [[nodiscard]] std::uint16_t command() const;
+    [[nodiscard]] std::uint32_t dword(unsigned offset) const;
     // Called after the command register or a BAR has changed.
     virtual void mapping_changed() noexcept {}
 
 private:
-    [[nodiscard]] std::uint32_t dword(unsigned offset) const;
 
     struct State {
         std::array<std::uint8_t, config_size> config;
@@ -64,6 +81,7 @@ private:
     State state_{};
     std::array<std::uint8_t, config_size> initial_{};
     std::array<std::uint8_t, config_size> writable_{};
+    std::array<Window, bar_count> bars_{};  // without their addresses
 };
 
 }  // namespace doppel::devices

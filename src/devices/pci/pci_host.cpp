@@ -23,6 +23,7 @@ void PciHost::claim(bus::Bus& bus, std::uint16_t config_address, std::uint64_t e
                     bus::BusDevice& reset_control)
 {
     reset_control_ = &reset_control;
+    bus_ = &bus;
     bus.claim(bus::Space::port, config_address, 4, address_port_);
     bus.claim(bus::Space::port, config_address + 4u, 4, data_port_);
     bus.claim(bus::Space::memory, ecam, buses * ecam_bytes_per_bus, ecam_);
@@ -59,6 +60,31 @@ void PciHost::write_config(std::uint64_t address, std::span<const std::byte> dat
     const auto offset = static_cast<unsigned>(address & 0xfff);
     if (function == nullptr || offset + data.size() > PciFunction::config_size) return;
     function->write_config(offset, data);
+    if (offset < 0x28) map_bars();  // the command register and the BARs
+}
+
+void PciHost::map_bars()
+{
+    if (bus_ == nullptr) return;
+    std::vector<PciFunction::Window> wanted;
+    for (const PciFunction* function : functions_) {
+        for (unsigned i = 0; function != nullptr && i < PciFunction::bar_count; ++i) {
+            const PciFunction::Window window = function->window(i);
+            if (window.device != nullptr && window.address != 0) wanted.push_back(window);
+        }
+    }
+    std::erase_if(mapped_, [&](const PciFunction::Window& window) {
+        if (std::find(wanted.begin(), wanted.end(), window) != wanted.end()) return false;
+        bus_->release(window.space, window.address);
+        return true;
+    });
+    // Where two overlap, the first one stays until it moves away.
+    for (const PciFunction::Window& window : wanted) {
+        if (std::find(mapped_.begin(), mapped_.end(), window) != mapped_.end()) continue;
+        if (bus_->try_claim(window.space, window.address, window.size, *window.device)) {
+            mapped_.push_back(window);
+        }
+    }
 }
 
 bool PciHost::selected(std::uint64_t offset, std::uint64_t& address) const
@@ -122,6 +148,7 @@ void PciHost::reset()
     for (PciFunction* function : functions_) {
         if (function != nullptr) function->reset();
     }
+    map_bars();
 }
 
 void PciHost::save(base::StateWriter& writer) const

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "base/result.h"
 #include "base/state/state_stream.h"
@@ -29,6 +30,10 @@ public:
 
     // Puts a function on the root bus; the slot must be free. Outlives this.
     void attach(unsigned device, unsigned function, PciFunction& what);
+
+    // Puts what is behind every BAR where the BAR says. After config space changed otherwise than
+    // through the bus.
+    void map_bars();
 
     void reset();
     void save(base::StateWriter& writer) const;
@@ -56,6 +61,8 @@ private:
     State state_{};
     bus::BusDevice* reset_control_ = nullptr;
     std::array<PciFunction*, device_count * function_count> functions_{};
+    bus::Bus* bus_ = nullptr;
+    std::vector<PciFunction::Window> mapped_;  // as the bus has them
     PciFunction bridge_;
     bus::BusRange<PciHost> address_port_{*this, &PciHost::read_address_port,
                                          &PciHost::write_address_port};
