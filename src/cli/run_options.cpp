@@ -15,7 +15,9 @@ namespace {
 // As typed; empty optionals were not given.
 struct Typed {
     bool help = false;
-    std::optional<std::string> engine, switch_at, memory, cpus, kernel, initrd, cmdline, console, debug_exit;
+    std::optional<std::string> engine, switch_at, memory, cpus, kernel, initrd, cmdline, console,
+        debug_exit, rng;
+    std::vector<std::string> disks;
     std::string stats, lock_step;
 };
 
@@ -23,6 +25,7 @@ struct OptionName {
     const char* name;
     const char* value;
     std::optional<std::string> Typed::*field;
+    std::vector<std::string> Typed::*list = nullptr;  // instead: may be given several times
 };
 
 constexpr std::array option_names{
@@ -34,6 +37,8 @@ constexpr std::array option_names{
     OptionName{"--initrd", "FILE", &Typed::initrd},
     OptionName{"--cmdline", "STRING", &Typed::cmdline},
     OptionName{"--console", "WHERE", &Typed::console},
+    OptionName{"--disk", "FILE", nullptr, &Typed::disks},
+    OptionName{"--rng", "on|off", &Typed::rng},
     OptionName{"--debug-exit", "PORT", &Typed::debug_exit},
 };
 
@@ -67,7 +72,7 @@ base::Result<Arguments> settle_values(const Arguments& arguments)
             settled.push_back(arguments[i]);
             continue;
         }
-        if (!given.insert(name).second) {
+        if (!given.insert(name).second && option->list == nullptr) {
             return base::usage_error(std::string{name} + ' ' + option->value +
                                      ": given more than once; give it once");
         }
@@ -102,8 +107,14 @@ base::Result<Typed> read(const Arguments& arguments)
     for (const OptionName& option : option_names) {
         app.add_option_function<std::string>(
                option.name,
-               [&typed, &option](const std::string& value) { typed.*option.field = value; })
-            ->trigger_on_parse(false);
+               [&typed, &option](const std::string& value) {
+                   if (option.list != nullptr) {
+                       (typed.*option.list).push_back(value);
+                   } else {
+                       typed.*option.field = value;
+                   }
+               })
+            ->trigger_on_parse(option.list != nullptr);
     }
     app.add_flag("--stats{text}", typed.stats);
     app.add_flag("--lock-step{1}", typed.lock_step);
@@ -128,6 +139,8 @@ base::Result<vm::VmConfig> check(const Typed& typed)
     if (typed.cpus) config.cpus = TRY(vm::parse_cpus(*typed.cpus));
     if (typed.console) config.console = TRY(vm::parse_console(*typed.console));
     if (typed.debug_exit) config.debug_exit_port = TRY(vm::parse_debug_exit(*typed.debug_exit));
+    for (const std::string& disk : typed.disks) config.disks.push_back(TRY(vm::parse_disk(disk)));
+    if (typed.rng) config.rng = TRY(vm::parse_rng(*typed.rng));
     if (!typed.stats.empty()) config.stats = TRY(vm::parse_stats(typed.stats));
     if (!typed.lock_step.empty()) config.lock_step = TRY(vm::parse_lock_step(typed.lock_step));
     if (!typed.kernel || typed.kernel->empty()) {

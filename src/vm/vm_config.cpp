@@ -204,6 +204,28 @@ base::Result<std::uint16_t> parse_debug_exit(std::string_view text)
     return *number;
 }
 
+base::Result<DiskSpec> parse_disk(std::string_view text)
+{
+    const auto parse = [](std::string rest) -> base::Result<DiskSpec> {
+        const VirtioOptions virtio = TRY(take_virtio_options(rest));
+        return DiskSpec{TRY(backends::parse_disk_options(rest)), virtio};
+    };
+    auto spec = parse(std::string{text});
+    if (!spec) return spec.error().with_context(fmt::format("--disk {}", text));
+    return spec;
+}
+
+base::Result<RngSpec> parse_rng(std::string_view text)
+{
+    std::string rest{text};
+    const auto virtio = take_virtio_options(rest);
+    if (!virtio) return virtio.error().with_context(fmt::format("--rng {}", text));
+    if (rest != "on" && rest != "off") {
+        return base::usage_error(fmt::format("--rng {}: expected on or off", text));
+    }
+    return RngSpec{rest == "on", *virtio};
+}
+
 base::Result<StatsMode> parse_stats(std::string_view text)
 {
     if (text.empty() || text == "text") return StatsMode::text;
@@ -240,6 +262,10 @@ base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory)
     if (config.cpus != 1) {
         return base::usage_error(fmt::format(
             "--cpus {}: only one CPU is supported for now; use --cpus 1", config.cpus));
+    }
+    if (config.disks.size() > most_disks) {
+        return base::usage_error(fmt::format("--disk: {} disks are given; there is room for {}",
+                                             config.disks.size(), most_disks));
     }
     TRY(validate_lock_step(config));
     return validate_switches(config);

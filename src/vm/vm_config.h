@@ -8,8 +8,10 @@
 #include <string_view>
 #include <vector>
 
+#include "backends/block/disk_options.h"
 #include "base/result.h"
 #include "engine/engine.h"
+#include "vm/virtio_options.h"
 
 namespace doppel::vm {
 
@@ -20,6 +22,19 @@ struct ConsoleSpec {
     ConsoleKind kind = ConsoleKind::stdio;
     std::string path;  // file: truncated and written; socket: Unix stream socket, listens
     bool operator==(const ConsoleSpec&) const = default;
+};
+
+// --disk FILE[,key=value...]: virtio-block.
+struct DiskSpec {
+    backends::DiskOptions disk;
+    VirtioOptions virtio;
+};
+inline constexpr unsigned most_disks = 16;
+
+// --rng on|off[,key=value...]: virtio-entropy.
+struct RngSpec {
+    bool present = true;
+    VirtioOptions virtio;
 };
 
 enum class StatsMode { off, text, json };
@@ -42,7 +57,8 @@ struct VmConfig {
     std::uint64_t lock_step = 0;
     ConsoleSpec console;
     std::optional<std::uint16_t> debug_exit_port;
-    bool rng = true;
+    std::vector<DiskSpec> disks;  // in this order: vda, vdb, ...
+    RngSpec rng;
     StatsMode stats = StatsMode::off;
 };
 
@@ -65,6 +81,8 @@ base::Result<unsigned> parse_cpus(std::string_view text);
 base::Result<ConsoleSpec> parse_console(std::string_view text);
 // Decimal or 0x hexadecimal, 0-0xffff.
 base::Result<std::uint16_t> parse_debug_exit(std::string_view text);
+base::Result<DiskSpec> parse_disk(std::string_view text);
+base::Result<RngSpec> parse_rng(std::string_view text);
 // "", "text" or "json".
 base::Result<StatsMode> parse_stats(std::string_view text);
 

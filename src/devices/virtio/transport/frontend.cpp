@@ -314,6 +314,7 @@ void Frontend::deactivate()
             doorbell.reset();
         }
         live_.reset();
+        publish_config();  // what the driver set is forgotten
     });
     state_.active = 0;
 }
