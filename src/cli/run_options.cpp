@@ -16,8 +16,8 @@ namespace {
 struct Typed {
     bool help = false;
     std::optional<std::string> engine, switch_at, memory, cpus, kernel, initrd, cmdline, console,
-        debug_exit, rng;
-    std::vector<std::string> disks;
+        debug_exit, rng, balloon, virtio_console;
+    std::vector<std::string> disks, ports;
     std::string stats, lock_step;
 };
 
@@ -39,6 +39,9 @@ constexpr std::array option_names{
     OptionName{"--console", "WHERE", &Typed::console},
     OptionName{"--disk", "FILE", nullptr, &Typed::disks},
     OptionName{"--rng", "on|off", &Typed::rng},
+    OptionName{"--balloon", "SIZE", &Typed::balloon},
+    OptionName{"--virtio-console", "WHERE", &Typed::virtio_console},
+    OptionName{"--port", "NAME=WHERE", nullptr, &Typed::ports},
     OptionName{"--debug-exit", "PORT", &Typed::debug_exit},
 };
 
@@ -140,6 +143,9 @@ base::Result<vm::VmConfig> check(const Typed& typed)
     if (typed.console) config.console = TRY(vm::parse_console(*typed.console));
     if (typed.debug_exit) config.debug_exit_port = TRY(vm::parse_debug_exit(*typed.debug_exit));
     for (const std::string& disk : typed.disks) config.disks.push_back(TRY(vm::parse_disk(disk)));
+    for (const std::string& port : typed.ports) config.ports.push_back(TRY(vm::parse_port(port)));
+    if (typed.virtio_console) TRY(vm::parse_virtio_console(*typed.virtio_console, config));
+    if (typed.balloon) config.balloon = TRY(vm::parse_balloon(*typed.balloon));
     if (typed.rng) config.rng = TRY(vm::parse_rng(*typed.rng));
     if (!typed.stats.empty()) config.stats = TRY(vm::parse_stats(typed.stats));
     if (!typed.lock_step.empty()) config.lock_step = TRY(vm::parse_lock_step(typed.lock_step));

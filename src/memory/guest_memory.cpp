@@ -112,6 +112,22 @@ bool GuestMemory::load(Gpa gpa, std::span<const std::byte> from)
     return copy_in(gpa, from, true);
 }
 
+bool GuestMemory::discard(Gpa start, std::uint64_t size)
+{
+    const Slot* slot = find(start);
+    if (slot == nullptr || slot->read_only || size == 0 || (start.value | size) % base::page_size != 0 ||
+        size > slot->size - (start - slot->start)) {
+        return false;
+    }
+    if (::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                    static_cast<off_t>(slot->offset + (start - slot->start)),
+                    static_cast<off_t>(size)) != 0) {
+        return false;
+    }
+    written_elsewhere(start, size);
+    return true;
+}
+
 void GuestMemory::written_elsewhere(Gpa start, std::uint64_t size)
 {
     for (WriteListener* listener : listeners_) listener->on_write(start, size);

@@ -96,6 +96,10 @@ public:
     // Fills RAM with zeros (machine reset) and tells the listeners.
     void clear();
 
+    // Gives the memory behind [start, start+size) back to the host: it reads as zeros from then
+    // on. Whole pages, of RAM; false, and nothing done, otherwise or when the host refuses.
+    [[nodiscard]] bool discard(Gpa start, std::uint64_t size);
+
     // Tells the listeners of a write that did not come through write(): another process made it,
     // or a device into a span.
     void written_elsewhere(Gpa start, std::uint64_t size);

@@ -2,7 +2,9 @@
 
 #include <fmt/format.h>
 
+#include "devices/virtio/balloon/balloon.h"
 #include "devices/virtio/block/block.h"
+#include "devices/virtio/console/console.h"
 #include "devices/virtio/rng/rng.h"
 
 namespace doppel::vm {
@@ -13,7 +15,7 @@ namespace virtio = devices::virtio;
 using DevicePointer = std::unique_ptr<virtio::Device>;
 
 // Slots of the root bus; 0 is the host bridge.
-constexpr unsigned rng_slot = 1, first_disk_slot = 8;
+constexpr unsigned rng_slot = 1, balloon_slot = 2, console_slot = 3, first_disk_slot = 8;
 
 machine::VirtioSpec& add(std::vector<machine::VirtioSpec>& specs, std::string name, unsigned slot,
                          const VirtioOptions& options)
@@ -42,10 +44,50 @@ base::Result<DevicePointer> make_disk(const backends::DiskOptions& options, base
 
 }  // namespace
 
-std::vector<machine::VirtioSpec> virtio_specs(const VmConfig& config)
+base::Result<DevicePointer> make_balloon(const BalloonSpec& spec, base::EventLoop& loop)
+{
+    const auto pages = static_cast<std::uint32_t>(
+        std::min<std::uint64_t>(spec.bytes / base::page_size, 0xffffffff));
+    return DevicePointer{
+        TRY(virtio::Balloon::create({pages, spec.deflate_on_oom, spec.reporting}, loop))};
+}
+
+// Port 0 is the console; other ports have names.
+base::Result<DevicePointer> make_console(const std::optional<ConsoleSpec>& console,
+                                         const std::vector<PortSpec>& ports,
+                                         const backends::ConsoleEvents& events,
+                                         base::EventLoop& loop)
+{
+    std::vector<virtio::Console::Port> made(1);
+    if (console) {
+        auto backend = backends::create_character_backend(console_text(*console), loop, events);
+        if (!backend) return backend.error().with_context("--virtio-console");
+        made[0] = {"", true, std::move(backend).value()};
+    }
+    for (const PortSpec& port : ports) {
+        auto backend =
+            backends::create_character_backend(console_text(port.console), loop, events);
+        if (!backend) return backend.error().with_context("--port " + port.name);
+        made.push_back({port.name, false, std::move(backend).value()});
+    }
+    return DevicePointer{std::make_unique<virtio::Console>(std::move(made))};
+}
+
+std::vector<machine::VirtioSpec> virtio_specs(const VmConfig& config,
+                                              const backends::ConsoleEvents& console)
 {
     std::vector<machine::VirtioSpec> specs;
     if (config.rng.present) add(specs, "rng", rng_slot, config.rng.virtio).make = make_rng;
+    if (config.balloon) {
+        add(specs, "balloon", balloon_slot, config.balloon->virtio).make =
+            [spec = *config.balloon](base::EventLoop& loop) { return make_balloon(spec, loop); };
+    }
+    if (config.virtio_console || !config.ports.empty()) {
+        add(specs, "console", console_slot, config.ports_virtio).make =
+            [first = config.virtio_console, ports = config.ports, console](base::EventLoop& loop) {
+                return make_console(first, ports, console, loop);
+            };
+    }
     for (unsigned i = 0; i < config.disks.size(); ++i) {
         const DiskSpec& disk = config.disks[i];
         add(specs, fmt::format("disk{}", i), first_disk_slot + i, disk.virtio).make =

@@ -4,11 +4,14 @@
 
 #include <vector>
 
+#include "backends/character/character_backend.h"
 #include "machine/virtio_devices.h"
 #include "vm/vm_config.h"
 
 namespace doppel::vm {
 
-std::vector<machine::VirtioSpec> virtio_specs(const VmConfig& config);
+// console: what virtio consoles report to.
+std::vector<machine::VirtioSpec> virtio_specs(const VmConfig& config,
+                                              const backends::ConsoleEvents& console);
 
 }  // namespace doppel::vm

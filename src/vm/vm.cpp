@@ -26,17 +26,6 @@ using engine::Exit;
 constexpr std::array<std::string_view, std::variant_size_v<Exit>> exit_names{
     "kick", "io_read", "io_write", "mmio_read", "mmio_write", "halt", "shutdown", "error"};
 
-std::string console_text(const ConsoleSpec& spec)
-{
-    switch (spec.kind) {
-    case ConsoleKind::stdio: return "stdio";
-    case ConsoleKind::none: return "none";
-    case ConsoleKind::file: return "file:" + spec.path;
-    case ConsoleKind::socket: return "socket:" + spec.path;
-    }
-    return "none";
-}
-
 std::uint64_t now_ns()
 {
     using namespace std::chrono;
@@ -72,6 +61,7 @@ public:
     [[nodiscard]] base::EventLoop& event_loop() override { return *loop_; }
 
 private:
+    backends::ConsoleEvents console_events();
     // The first end counts; later ones are consequences. Any thread.
     void finish(VmResult result);
     base::Result<void> make_engine(const VmConfig& config,
@@ -136,7 +126,8 @@ base::Result<void> VmImpl::make_engine(const VmConfig& config,
 base::Result<void> VmImpl::build(const VmConfig& config, std::span<const EngineFactory> factories)
 {
     TRY(validate(config, host_memory_bytes()));
-    const machine::PcConfig pc_config{config.cpus, config.debug_exit_port, virtio_specs(config)};
+    const machine::PcConfig pc_config{config.cpus, config.debug_exit_port,
+                                      virtio_specs(config, console_events())};
     TRY(machine::Pc::check(pc_config));
     auto image = TRY(machine::boot::GuestImage::prepare(
         {config.kernel, config.initrd, config.cmdline}, config.memory_bytes,
@@ -149,13 +140,8 @@ base::Result<void> VmImpl::build(const VmConfig& config, std::span<const EngineF
     TRY(make_engine(config, factories));
 
     // Last among what can fail for the user's reasons: a console may be a file to truncate.
-    backends::ConsoleEvents console_events;
-    console_events.leave = [this] { stop(); };
-    console_events.failed = [this](const base::Error& error) {
-        finish({VmResult::Kind::failed, 0, error.text()});
-    };
     console_ = TRY(backends::create_character_backend(console_text(config.console), *loop_,
-                                                      std::move(console_events)));
+                                                      console_events()));
 
     machine::PcEvents events;
     events.power_off = [this] { finish({VmResult::Kind::powered_off, 0, {}}); };
@@ -170,6 +156,15 @@ base::Result<void> VmImpl::build(const VmConfig& config, std::span<const EngineF
                                   std::move(image), std::move(events)));
     vcpu_ = TRY(engine_->create_vcpu(0));
     return {};
+}
+
+// For the serial port, and for each virtio console.
+backends::ConsoleEvents VmImpl::console_events()
+{
+    return {[this] { stop(); },
+            [this](const base::Error& error) {
+                finish({VmResult::Kind::failed, 0, error.text()});
+            }};
 }
 
 void VmImpl::finish(VmResult result)

@@ -193,6 +193,17 @@ base::Result<ConsoleSpec> parse_console(std::string_view text)
         "--console {}: not a console; use stdio, none, file:PATH or socket:PATH", text));
 }
 
+std::string console_text(const ConsoleSpec& spec)
+{
+    switch (spec.kind) {
+    case ConsoleKind::stdio: return "stdio";
+    case ConsoleKind::none: return "none";
+    case ConsoleKind::file: return "file:" + spec.path;
+    case ConsoleKind::socket: return "socket:" + spec.path;
+    }
+    return "none";
+}
+
 base::Result<std::uint16_t> parse_debug_exit(std::string_view text)
 {
     const bool hex = text.starts_with("0x") || text.starts_with("0X");
@@ -224,6 +235,62 @@ base::Result<RngSpec> parse_rng(std::string_view text)
         return base::usage_error(fmt::format("--rng {}: expected on or off", text));
     }
     return RngSpec{rest == "on", *virtio};
+}
+
+base::Result<BalloonSpec> parse_balloon(std::string_view text)
+{
+    std::string rest{text};
+    BalloonSpec spec;
+    const auto parse = [&]() -> base::Result<void> {
+        spec.virtio = TRY(take_virtio_options(rest));
+        std::string_view left = rest;
+        const std::string_view size = left.substr(0, left.find(','));
+        left.remove_prefix(size.size());
+        spec.bytes = TRY(parse_size("size", size));
+        while (!left.empty()) {
+            left.remove_prefix(1);
+            const std::string_view part = left.substr(0, left.find(','));
+            left.remove_prefix(part.size());
+            if (part == "reporting=off") spec.reporting = false;
+            else if (part == "deflate-on-oom=off") spec.deflate_on_oom = false;
+            else if (part != "reporting=on" && part != "deflate-on-oom=on") {
+                return base::usage_error(fmt::format(
+                    "'{}': expected reporting=on|off or deflate-on-oom=on|off", part));
+            }
+        }
+        return {};
+    };
+    if (auto result = parse(); !result) {
+        return result.error().with_context(fmt::format("--balloon {}", text));
+    }
+    return spec;
+}
+
+base::Result<PortSpec> parse_port(std::string_view text)
+{
+    const std::size_t equals = text.find('=');
+    const std::string_view name = text.substr(0, std::min(equals, text.size()));
+    const bool printable = std::all_of(name.begin(), name.end(),
+                                       [](char c) { return c > 0x20 && c < 0x7f; });
+    if (equals == text.npos || name.empty() || name.size() > 64 || !printable) {
+        return base::usage_error(fmt::format(
+            "--port {}: expected NAME=WHERE, such as org.qemu.guest_agent.0=socket:PATH", text));
+    }
+    auto console = parse_console(text.substr(equals + 1));
+    if (!console) return console.error().with_context(fmt::format("--port {}", text));
+    return PortSpec{std::string{name}, *console};
+}
+
+base::Result<void> parse_virtio_console(std::string_view text, VmConfig& config)
+{
+    std::string rest{text};
+    const auto virtio = take_virtio_options(rest);
+    if (!virtio) return virtio.error().with_context(fmt::format("--virtio-console {}", text));
+    auto console = parse_console(rest);
+    if (!console) return console.error().with_context("--virtio-console");
+    config.ports_virtio = *virtio;
+    config.virtio_console = *console;
+    return {};
 }
 
 base::Result<StatsMode> parse_stats(std::string_view text)
@@ -262,6 +329,24 @@ base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory)
     if (config.cpus != 1) {
         return base::usage_error(fmt::format(
             "--cpus {}: only one CPU is supported for now; use --cpus 1", config.cpus));
+    }
+    if (config.balloon && config.balloon->bytes > config.memory_bytes) {
+        return base::usage_error(fmt::format("--balloon: {} is more than the guest's memory ({})",
+                                             mebibytes(config.balloon->bytes),
+                                             mebibytes(config.memory_bytes)));
+    }
+    if (config.ports.size() > most_ports) {
+        return base::usage_error(fmt::format("--port: {} ports are given; there is room for {}",
+                                             config.ports.size(), most_ports));
+    }
+    unsigned on_stdio = config.console.kind == ConsoleKind::stdio ? 1 : 0;
+    if (config.virtio_console && config.virtio_console->kind == ConsoleKind::stdio) ++on_stdio;
+    for (const PortSpec& port : config.ports) {
+        if (port.console.kind == ConsoleKind::stdio) ++on_stdio;
+    }
+    if (on_stdio > 1) {
+        return base::usage_error("--console, --virtio-console and --port: only one of them can be "
+                                 "stdio; give --console none or a file to the serial port");
     }
     if (config.disks.size() > most_disks) {
         return base::usage_error(fmt::format("--disk: {} disks are given; there is room for {}",

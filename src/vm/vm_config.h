@@ -37,6 +37,22 @@ struct RngSpec {
     VirtioOptions virtio;
 };
 
+// --balloon SIZE[,key=value...]: virtio-balloon.
+struct BalloonSpec {
+    std::uint64_t bytes = 0;  // that the guest shall give up; less than it has
+    bool deflate_on_oom = true;
+    bool reporting = true;    // the guest reports free pages, which go back to the host
+    VirtioOptions virtio;
+};
+
+// --port NAME=WHERE: virtio-console port, WHERE as for --console.
+struct PortSpec {
+    std::string name;
+    ConsoleSpec console;
+    bool operator==(const PortSpec&) const = default;
+};
+inline constexpr unsigned most_ports = 29;
+
 enum class StatsMode { off, text, json };
 
 struct VmConfig {
@@ -59,6 +75,11 @@ struct VmConfig {
     std::optional<std::uint16_t> debug_exit_port;
     std::vector<DiskSpec> disks;  // in this order: vda, vdb, ...
     RngSpec rng;
+    std::optional<BalloonSpec> balloon;
+    // --virtio-console WHERE[,key=value...]: hvc0; its keys are for the ports, too.
+    std::optional<ConsoleSpec> virtio_console;
+    std::vector<PortSpec> ports;
+    VirtioOptions ports_virtio;
     StatsMode stats = StatsMode::off;
 };
 
@@ -83,6 +104,12 @@ base::Result<ConsoleSpec> parse_console(std::string_view text);
 base::Result<std::uint16_t> parse_debug_exit(std::string_view text);
 base::Result<DiskSpec> parse_disk(std::string_view text);
 base::Result<RngSpec> parse_rng(std::string_view text);
+base::Result<BalloonSpec> parse_balloon(std::string_view text);
+base::Result<PortSpec> parse_port(std::string_view text);
+// Sets virtio_console and ports_virtio.
+base::Result<void> parse_virtio_console(std::string_view text, VmConfig& config);
+// As the backend is asked for it: "file:PATH".
+std::string console_text(const ConsoleSpec& spec);
 // "", "text" or "json".
 base::Result<StatsMode> parse_stats(std::string_view text);
 

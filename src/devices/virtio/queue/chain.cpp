@@ -46,18 +46,33 @@ const char* Chain::add(const Dma& dma, std::uint64_t address, std::uint32_t size
 std::size_t ChainReader::read(std::span<std::byte> to)
 {
     std::size_t done = 0;
-    while (done < to.size() && !rest_.empty()) {
-        const auto from = rest_.front().bytes.subspan(at_);
-        const std::size_t part = std::min(from.size(), to.size() - done);
-        std::memcpy(to.data() + done, from.data(), part);
+    while (done < to.size() && !rest().empty()) {
+        const std::size_t part = std::min(rest().size(), to.size() - done);
+        std::memcpy(to.data() + done, rest().data(), part);
+        took(part);
         done += part;
-        at_ += part;
-        if (at_ == rest_.front().bytes.size()) {
-            rest_ = rest_.subspan(1);
-            at_ = 0;
-        }
     }
     return done;
+}
+
+std::span<const std::byte> ChainReader::rest() const
+{
+    return rest_.empty() ? std::span<const std::byte>{} : rest_.front().bytes.subspan(at_);
+}
+
+void ChainReader::took(std::size_t size)
+{
+    ASSERT(size <= rest().size());
+    at_ += size;
+    skip_done();
+}
+
+void ChainReader::skip_done()
+{
+    while (!rest_.empty() && at_ >= rest_.front().bytes.size()) {
+        at_ -= rest_.front().bytes.size();
+        rest_ = rest_.subspan(1);
+    }
 }
 
 ChainWriter::ChainWriter(const Dma& dma, const Chain& chain, std::size_t offset)

@@ -51,10 +51,14 @@ private:
     std::uint16_t slots_ = 0;  // of a packed ring, that it takes
 };
 
-// Takes bytes from the readable part, from the beginning.
+// Takes bytes from the readable part, from the beginning or from `offset` on.
 class ChainReader {
 public:
-    explicit ChainReader(const Chain& chain) : rest_(chain.readable()) {}
+    explicit ChainReader(const Chain& chain, std::size_t offset = 0)
+        : rest_(chain.readable()), at_(offset)
+    {
+        skip_done();
+    }
     // How many bytes there were.
     std::size_t read(std::span<std::byte> to);
     // False, with `value` undefined, when there are fewer bytes.
@@ -65,7 +69,13 @@ public:
         return read(std::as_writable_bytes(std::span{&value, 1})) == sizeof value;
     }
 
+    // The next piece, empty at the end, for those who take it from there and then say how much.
+    [[nodiscard]] std::span<const std::byte> rest() const;
+    void took(std::size_t size);
+
 private:
+    void skip_done();
+
     std::span<const DmaSpan> rest_;
     std::size_t at_ = 0;  // in the first of rest_
 };

@@ -445,7 +445,7 @@ void Frontend::counters(base::CounterList& list) const
     list.add(name_ + ".chains", chains_);
     list.add(name_ + ".interrupts", interrupts_);
     list.add(name_ + ".broken", broken_);
-    device_->counters(list, name_);
+    thread_->call([&] { device_->counters(list, name_); });
 }
 
 }  // namespace doppel::devices::virtio
