@@ -7,6 +7,7 @@
 //   0x100000     RAM up to 2.75 GiB at most
 //   0xb0000000   PCI ECAM, 16 buses
 //   0xc0000000   PCI memory window
+//   0xfeb00000   virtio devices outside of PCI, a page each
 //   0xfec00000   I/O APIC, 0xfee00000 local APIC
 //   0x100000000  the rest of RAM
 #pragma once
@@ -35,7 +36,9 @@ inline constexpr std::uint64_t ecam_start = 0xb0000000;
 // Linux looks at every bus below the last one, so each costs boot time: 64 port accesses.
 inline constexpr std::uint64_t ecam_size = 16 * MiB;
 inline constexpr std::uint64_t pci_window_start = 0xc0000000;
-inline constexpr std::uint64_t pci_window_end = 0xfec00000;
+inline constexpr std::uint64_t pci_window_end = 0xfeb00000;
+inline constexpr std::uint64_t virtio_mmio_start = pci_window_end;
+inline constexpr std::uint64_t virtio_mmio_size = 0x1000;  // of each
 inline constexpr std::uint64_t pci_ports_start = 0xc000;  // of BARs, up to the end
 inline constexpr std::uint64_t ioapic_start = 0xfec00000;
 inline constexpr std::uint64_t ioapic_size = 0x1000;
@@ -79,6 +82,7 @@ inline constexpr std::uint16_t acpi_pm_size = 16;
 namespace irq {
 inline constexpr unsigned pit = 0, keyboard = 1, com1 = 4, rtc = 8, sci = 9, mouse = 12;
 inline constexpr unsigned pci_first = 16, pci_lines = 4;  // INTA#-INTD# of slot 0, rotating by slot
+inline constexpr unsigned virtio_mmio_first = 20, virtio_mmio_lines = 4;  // rotating by device
 }  // namespace irq
 
 // ACPI sleep type of S5, the value of SLP_TYP in PM1a control.

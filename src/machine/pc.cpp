@@ -189,7 +189,9 @@ base::Result<void> PcImpl::restart()
 {
     const auto guard = bus_.lock();
     virtio_->start();
-    pci_.reset();  // before memory, which its devices write on their own
+    // Before memory, which these write on their own.
+    pci_.reset();
+    virtio_->reset();
     parts_.memory.clear();
     com1_.reset();
     pit_.reset();
@@ -269,7 +271,8 @@ base::Result<void> Pc::check(const PcConfig& config)
 acpi::Topology Pc::topology(const PcConfig& config, std::uint64_t ram_bytes)
 {
     const RamSplit ram = split_ram(ram_bytes);
-    return {config.vcpus, true, ram.high == 0 ? 0 : layout::high_ram_start + ram.high};
+    return {config.vcpus, true, ram.high == 0 ? 0 : layout::high_ram_start + ram.high,
+            VirtioDevices::count_mmio(config.virtio)};
 }
 
 base::Result<std::unique_ptr<Pc>> Pc::create(const PcParts& parts, const PcConfig& config,

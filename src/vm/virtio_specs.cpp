@@ -24,6 +24,9 @@ machine::VirtioSpec& add(std::vector<machine::VirtioSpec>& specs, std::string na
     spec.name = std::move(name);
     spec.slot = slot;
     spec.legacy = options.legacy;
+    if (options.transport == VirtioOptions::Transport::mmio) {
+        spec.transport = machine::VirtioSpec::Transport::mmio;
+    }
     spec.offered &= ~options.without;
     if (options.access_platform) spec.offered |= virtio::VIRTIO_F_ACCESS_PLATFORM;
     return spec;

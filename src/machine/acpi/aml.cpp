@@ -316,6 +316,18 @@ Bytes irq_edge(unsigned irq)
     return out;
 }
 
+Bytes interrupt_level(unsigned gsi)
+{
+    constexpr std::uint8_t extended_interrupt_tag = 0x89, consumer = 1, shared = 8;
+    Bytes out;
+    put(out, extended_interrupt_tag);
+    put(out, std::uint16_t{6});
+    put(out, static_cast<std::uint8_t>(consumer | shared));
+    put(out, std::uint8_t{1});
+    put(out, std::uint32_t{gsi});
+    return out;
+}
+
 Bytes memory32_fixed(std::uint32_t start, std::uint32_t size)
 {
     Bytes out;

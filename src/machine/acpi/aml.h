@@ -61,6 +61,7 @@ Bytes no_target();  // for operators whose result is only used as a value
 Bytes resource_template(std::initializer_list<Bytes> descriptors);  // adds the end tag
 Bytes io_ports(std::uint16_t start, std::uint8_t length);           // fixed, 16-bit decode
 Bytes irq_edge(unsigned irq);                                       // ISA, active high
+Bytes interrupt_level(unsigned gsi);                                // active high, shared
 Bytes memory32_fixed(std::uint32_t start, std::uint32_t size);      // writable
 Bytes bus_numbers(std::uint16_t first, std::uint16_t last);
 // Producer windows of a bridge, inclusive ends.

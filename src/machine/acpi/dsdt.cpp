@@ -1,5 +1,7 @@
 // The differentiated system description table: what the machine has that guests cannot
 // find by themselves.
+#include <fmt/format.h>
+
 #include "machine/acpi/aml.h"
 #include "machine/acpi/tables.h"
 #include "machine/layout.h"
@@ -100,6 +102,26 @@ Bytes keyboard()
                          });
 }
 
+// LNRO0005 is what Linux knows virtio over MMIO as.
+Bytes virtio_mmio(unsigned count)
+{
+    Bytes devices;
+    for (unsigned i = 0; i < count; ++i) {
+        const std::string hex = fmt::format("VR{:02X}", i);
+        const auto address =
+            static_cast<std::uint32_t>(layout::virtio_mmio_start + i * layout::virtio_mmio_size);
+        const unsigned gsi = layout::irq::virtio_mmio_first + i % layout::irq::virtio_mmio_lines;
+        devices = concat(
+            {devices,
+             device(hex, {name("_HID", string("LNRO0005")), name("_UID", integer(i)),
+                          name("_CCA", integer(1)),
+                          name("_CRS", resource_template(
+                                           {memory32_fixed(address, layout::virtio_mmio_size),
+                                            interrupt_level(gsi)}))})});
+    }
+    return devices;
+}
+
 // What is taken without being a device of its own.
 Bytes motherboard_resources()
 {
@@ -126,6 +148,7 @@ std::vector<std::byte> make_dsdt(const Topology& topology)
                                     real_time_clock(),
                                     interval_timer(),
                                     topology.keyboard ? keyboard() : Bytes{},
+                                    virtio_mmio(topology.virtio_mmio),
                                     motherboard_resources(),
                                 });
     body = concat({body, name("\\_S5", package({integer(layout::s5_sleep_type),
