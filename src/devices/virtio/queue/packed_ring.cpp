@@ -96,7 +96,7 @@ bool PackedRing::pop(Chain& chain)
 {
     if (!available() || !walk(chain)) return false;
     if (taken_[chain.id()]) return fail("a buffer was made available twice");
-    if (rings_wanted_) ask_for_rings(false);
+    if (rings_wanted_ != false) ask_for_rings(false);
     taken_[chain.id()] = true;
     ++in_flight_;
     slots_in_flight_ += chain.slots();

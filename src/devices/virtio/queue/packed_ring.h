@@ -3,6 +3,7 @@
 #pragma once
 
 #include <bitset>
+#include <optional>
 
 #include "devices/virtio/queue/descriptor.h"
 #include "devices/virtio/queue/ring.h"
@@ -34,7 +35,7 @@ private:
     DmaSpan descriptors_, driver_, device_;
     std::bitset<0x10000> taken_;   // by buffer id, which may be any
     unsigned slots_in_flight_ = 0;
-    bool rings_wanted_ = true;
+    std::optional<bool> rings_wanted_;  // as the driver sees it; a saved state left either
 };
 
 }  // namespace doppel::devices::virtio

@@ -80,7 +80,7 @@ bool SplitRing::pop(Chain& chain)
     if (head >= size_) return fail("an available descriptor is not in the table");
     if (taken_[head]) return fail("a descriptor was made available twice");
     if (!walk(head, chain)) return false;
-    if (rings_wanted_) ask_for_rings(false);
+    if (rings_wanted_ != false) ask_for_rings(false);
     taken_[head] = true;
     ++in_flight_;
     ++state_.next_available;

@@ -1,6 +1,7 @@
 // Virtio 1.2, section 2.7: descriptors in a table, a ring of available and a ring of used ones.
 #pragma once
 
+#include <optional>
 #include <vector>
 
 #include "devices/virtio/queue/descriptor.h"
@@ -31,7 +32,7 @@ private:
 
     DmaSpan descriptors_, driver_, device_;
     std::vector<bool> taken_;  // by head: popped and not pushed
-    bool rings_wanted_ = true;
+    std::optional<bool> rings_wanted_;  // as the driver sees it; a saved state left either
 };
 
 }  // namespace doppel::devices::virtio
