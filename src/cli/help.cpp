@@ -56,6 +56,27 @@ Usage: doppel run --kernel FILE [OPTIONS]
                         none         thrown away
                         file:PATH    written to a file, nothing to read
                         socket:PATH  a Unix socket that one client connects to
+  --disk FILE[,KEY=VALUE...]
+                      A virtio disk; several: vda, vdb, ... in this order. Keys:
+                        format=raw|qcow2   instead of looking at the file
+                        readonly           the guest cannot write
+                        cache=writeback    the host caches, flushes are kept
+                              none         past the host's cache
+                              unsafe       flushes do nothing
+                        serial=TEXT  queues=N  snapshot=NAME  io=uring|threads
+                        bps=SIZE  iops=N  bps_burst=SIZE  iops_burst=N
+  --rng on|off        Virtio entropy from the host (default: on)
+  --balloon SIZE      Virtio balloon: the guest gives up SIZE at its start (0 is
+                      possible) and returns memory that is free. Keys:
+                      reporting=off, deflate-on-oom=off
+  --virtio-console WHERE
+                      A console, hvc0 in Linux; WHERE as for --console
+  --port NAME=WHERE   A virtio port with a name; several
+                      Each virtio option but --port also takes the keys
+                        transport=pci|mmio  legacy=on|off
+                        access-platform=on|off
+                        without=FEATURE[+FEATURE...], FEATURE one of packed,
+                                event-idx, indirect, or a feature bit's number
   --debug-exit PORT   End with exit status (V << 1) | 1 when the guest writes V
                       to this I/O port, such as 0xf4 (default: off)
   --stats[=json]      At the end, on stderr: engine, time and where it went,
@@ -80,6 +101,10 @@ Examples:
   The same without /dev/kvm, 1 GiB, counting what happened:
     doppel run --engine translate --memory 1G --stats \
         --kernel vmlinuz --initrd initramfs.gz --cmdline console=ttyS0
+
+  A Linux on a disk of its own:
+    doppel run --kernel vmlinuz --initrd initrd.img --disk root.qcow2 \
+        --cmdline 'console=ttyS0 root=/dev/vda1'
 
   A test kernel that reports through a port, its console kept in a file:
     doppel run --kernel test.elf --debug-exit 0xf4 --console file:test.log

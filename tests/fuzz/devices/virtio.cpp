@@ -1,0 +1,177 @@
+// A virtio device of each kind behind each transport: register accesses, ring memory written with
+// anything, rings, and saved state. What must hold: no crash, no hang, and a device that was
+// reset has nothing in flight.
+#include <fcntl.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "bus/doorbell_set.h"
+#include "device_harness.h"
+#include "devices/virtio/balloon/balloon.h"
+#include "devices/virtio/block/block.h"
+#include "devices/virtio/console/console.h"
+#include "devices/virtio/rng/rng.h"
+#include "devices/virtio/transport/mmio.h"
+#include "devices/virtio/transport/pci.h"
+
+namespace {
+
+using namespace doppel;
+using namespace doppel::fuzz;
+namespace virtio = devices::virtio;
+using Made = base::Result<std::unique_ptr<virtio::Device>>;
+
+constexpr std::uint64_t ram = 64 * 1024;
+
+const std::string& disk()
+{
+    static const std::string path = [] {
+        std::string name = "/tmp/doppel-fuzz-XXXXXX";
+        const base::Fd fd{::mkstemp(name.data())};
+        require(fd.valid() && ::ftruncate(fd.get(), 1 << 16) == 0);
+        return name;
+    }();
+    return path;
+}
+
+Made make(unsigned kind, base::EventLoop& loop)
+{
+    if (kind == 0) return std::unique_ptr<virtio::Device>{std::make_unique<virtio::Rng>()};
+    if (kind == 1) {
+        return std::unique_ptr<virtio::Device>{TRY(virtio::Balloon::create({4, true, true}, loop))};
+    }
+    if (kind == 2) {
+        std::vector<virtio::Console::Port> ports(3);
+        ports[0] = {"", true, std::make_unique<Console>()};
+        ports[2] = {"port", false, std::make_unique<Console>()};
+        return std::unique_ptr<virtio::Device>{
+            std::make_unique<virtio::Console>(std::move(ports))};
+    }
+    backends::BlockOptions options;
+    options.path = disk();
+    options.format = backends::ImageFormat::raw;
+    options.use_io_uring = false;
+    return std::unique_ptr<virtio::Device>{std::make_unique<virtio::Block>(
+        TRY(backends::open_block(options, loop)), virtio::Block::Options{"x", 2})};
+}
+
+struct World {
+    std::unique_ptr<memory::GuestMemory> memory =
+        std::move(memory::GuestMemory::create(ram)).value();
+    bus::Bus bus;
+    bus::DoorbellSet doorbells;
+    Interrupts interrupts;
+    devices::SharedLine line{interrupts, 16};
+    World() { require(memory->add_slot(base::Gpa{0}, ram, 0).has_value()); }
+    std::unique_ptr<virtio::Frontend> frontend(unsigned kind)
+    {
+        auto made = virtio::Frontend::create(
+            "fuzz", {bus, *memory, doorbells},
+            [kind](base::EventLoop& loop) { return make(kind, loop); },
+            ~virtio::VIRTIO_F_ACCESS_PLATFORM);
+        require(made.has_value());
+        return std::move(made).value();
+    }
+};
+
+void pump(virtio::Frontend& frontend)
+{
+    frontend.thread().loop().stop();
+    frontend.thread().loop().run();
+}
+
+// A driver that gets as far as DRIVER_OK, so that the rings are reached.
+void set_up(Input& input, World& world, bus::BusDevice& registers)
+{
+    const auto guard = world.bus.lock();
+    const auto set = [&](std::uint64_t at, std::uint64_t value, std::size_t size) {
+        std::array<std::byte, 8> data{};
+        base::store_bytes(data, value);
+        registers.write(at, std::span<const std::byte>{data}.first(size));
+    };
+    const std::uint64_t chosen = input.byte();
+    set(0x14, 0, 1);
+    set(0x14, 3, 1);
+    set(0x08, 0, 4);
+    set(0x0c, (chosen & 3) << 28 | (chosen >> 3), 4);
+    set(0x08, 1, 4);
+    set(0x0c, 1 | (chosen & 4), 4);
+    set(0x14, 11, 1);
+    for (unsigned i = 0; i < 8; ++i) {
+        set(0x16, i, 2);
+        set(0x18, 4, 2);
+        set(0x20, 0x1000 * (i % 4), 8);
+        set(0x28, 0x1000 * (i % 4) + 0x100, 8);
+        set(0x30, 0x1000 * (i % 4) + 0x200, 8);
+        set(0x1c, 1, 2);
+    }
+    set(0x14, 15, 1);
+}
+
+template <typename Transport>
+void drive(Input& input, World& world, Transport& transport,
+           const std::vector<std::pair<bus::BusDevice*, std::uint64_t>>& ranges)
+{
+    while (!input.empty()) {
+        const std::uint8_t what = input.byte();
+        switch (what % 8) {
+        case 0: set_up(input, world, *ranges[0].first); break;
+        case 1:
+        case 2:
+        case 3: {  // nearly always: small values at the beginning of a page, where rings are
+            std::array<std::byte, 16> bytes{};
+            const std::uint64_t at = input.bytes(2) % (ram - bytes.size());
+            const std::size_t count = what % 3 == 0 ? 16 : 2;
+            for (std::size_t i = 0; i < count; ++i) bytes[i] = std::byte{input.byte()};
+            require(world.memory->write(base::Gpa{at}, std::span{bytes}.first(count)));
+            break;
+        }
+        case 4: {
+            const auto guard = world.bus.lock();
+            transport.frontend().ring(input.byte() % 8);
+            break;
+        }
+        case 5: pump(transport.frontend()); break;
+        case 6: {
+            const auto guard = world.bus.lock();
+            const auto& [device, size] = ranges[input.byte() % ranges.size()];
+            access(input, *device, size);
+            break;
+        }
+        default: {
+            const auto guard = world.bus.lock();
+            base::StateWriter writer;
+            transport.save(writer);
+            auto stream = writer.finish();
+            if ((what & 8) != 0) stream[input.bytes(2) % stream.size()] ^= std::byte{input.byte()};
+            const auto reader = base::StateReader::open(stream);
+            if (reader) static_cast<void>(transport.load(*reader));
+        }
+        }
+    }
+    const auto guard = world.bus.lock();
+    transport.reset();
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size)
+{
+    static const bool quiet = (spdlog::set_level(spdlog::level::off), true);
+    require(quiet);
+    Input input{data, size};
+    World world;
+    const std::uint8_t kind = input.byte();
+    if ((kind & 4) != 0) {
+        virtio::MmioTransport transport{world.frontend(kind & 3), world.line, 0, 0xfeb00000};
+        drive(input, world, transport, {{&transport, 0x200}});
+    } else {
+        virtio::PciTransport transport{world.frontend(kind & 3),
+                                       {world.interrupts, world.line, 0, true}};
+        drive(input, world, transport,
+              {{transport.window(4).device, 0x4000},
+               {transport.window(0).device, 256},
+               {transport.window(1).device, 4096}});
+    }
+    return 0;
+}
