@@ -6,6 +6,7 @@
 #include "backends/character/character_backend.h"
 #include "backends/character/input_pump.h"
 #include "backends/character/output_pump.h"
+#include "backends/unix_socket.h"
 
 namespace doppel::backends {
 
@@ -34,17 +35,14 @@ public:
     void flush() noexcept override { output_->flush(); }
 
 private:
-    SocketBackend(base::EventLoop& loop, std::string path, base::Fd listener);
+    SocketBackend(base::EventLoop& loop, UnixListener listener);
     void accept_client();
     void end_of_input();
     [[nodiscard]] bool client_hung_up() const;
     void drop_client();
 
     base::EventLoop& loop_;
-    std::string path_;
-    std::uint64_t device_ = 0;  // of the socket's file, to remove no other at the end
-    std::uint64_t inode_ = 0;
-    base::Fd listener_;
+    UnixListener listener_;
     base::Fd client_;  // for reading; the output pump has a duplicate
     std::shared_ptr<OutputPump> output_;
     std::shared_ptr<InputPump> input_;
