@@ -5,6 +5,7 @@
 #include "devices/virtio/balloon/balloon.h"
 #include "devices/virtio/block/block.h"
 #include "devices/virtio/console/console.h"
+#include "devices/virtio/net/net.h"
 #include "devices/virtio/rng/rng.h"
 
 namespace doppel::vm {
@@ -15,7 +16,8 @@ namespace virtio = devices::virtio;
 using DevicePointer = std::unique_ptr<virtio::Device>;
 
 // Slots of the root bus; 0 is the host bridge.
-constexpr unsigned rng_slot = 1, balloon_slot = 2, console_slot = 3, first_disk_slot = 8;
+constexpr unsigned rng_slot = 1, balloon_slot = 2, console_slot = 3, first_disk_slot = 8,
+                   first_net_slot = first_disk_slot + most_disks;
 
 machine::VirtioSpec& add(std::vector<machine::VirtioSpec>& specs, std::string name, unsigned slot,
                          const VirtioOptions& options)
@@ -43,6 +45,15 @@ base::Result<DevicePointer> make_disk(const backends::DiskOptions& options, base
     if (!backend) return backend.error().with_context("--disk");
     return DevicePointer{std::make_unique<virtio::Block>(
         std::move(backend).value(), virtio::Block::Options{options.serial, options.queues})};
+}
+
+base::Result<DevicePointer> make_net(const backends::NetOptions& options, unsigned number,
+                                     base::EventLoop& loop)
+{
+    auto backend = TRY(backends::open_net(options, loop));
+    const backends::MacAddress mac = options.mac.value_or(backends::default_mac(options, number));
+    return DevicePointer{
+        std::make_unique<virtio::Net>(std::move(backend), virtio::Net::Options{mac})};
 }
 
 }  // namespace
@@ -95,6 +106,11 @@ std::vector<machine::VirtioSpec> virtio_specs(const VmConfig& config,
         const DiskSpec& disk = config.disks[i];
         add(specs, fmt::format("disk{}", i), first_disk_slot + i, disk.virtio).make =
             [options = disk.disk](base::EventLoop& loop) { return make_disk(options, loop); };
+    }
+    for (unsigned i = 0; i < config.nets.size(); ++i) {
+        const NetSpec& net = config.nets[i];
+        add(specs, fmt::format("net{}", i), first_net_slot + i, net.virtio).make =
+            [options = net.net, i](base::EventLoop& loop) { return make_net(options, i, loop); };
     }
     return specs;
 }

@@ -226,6 +226,17 @@ base::Result<DiskSpec> parse_disk(std::string_view text)
     return spec;
 }
 
+base::Result<NetSpec> parse_net(std::string_view text)
+{
+    const auto parse = [](std::string rest) -> base::Result<NetSpec> {
+        const VirtioOptions virtio = TRY(take_virtio_options(rest));
+        return NetSpec{TRY(backends::parse_net_options(rest)), virtio};
+    };
+    auto spec = parse(std::string{text});
+    if (!spec) return spec.error().with_context(fmt::format("--net {}", text));
+    return spec;
+}
+
 base::Result<RngSpec> parse_rng(std::string_view text)
 {
     std::string rest{text};
@@ -347,6 +358,10 @@ base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory)
     if (on_stdio > 1) {
         return base::usage_error("--console, --virtio-console and --port: only one of them can be "
                                  "stdio; give --console none or a file to the serial port");
+    }
+    if (config.nets.size() > most_nets) {
+        return base::usage_error(fmt::format("--net: {} network cards are given; there is room "
+                                             "for {}", config.nets.size(), most_nets));
     }
     if (config.disks.size() > most_disks) {
         return base::usage_error(fmt::format("--disk: {} disks are given; there is room for {}",

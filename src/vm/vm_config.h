@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "backends/block/disk_options.h"
+#include "backends/net/net_options.h"
 #include "base/result.h"
 #include "engine/engine.h"
 #include "vm/virtio_options.h"
@@ -30,6 +31,13 @@ struct DiskSpec {
     VirtioOptions virtio;
 };
 inline constexpr unsigned most_disks = 16;
+
+// --net user|tap|stream:PATH[,key=value...]: virtio-net.
+struct NetSpec {
+    backends::NetOptions net;
+    VirtioOptions virtio;
+};
+inline constexpr unsigned most_nets = 8;
 
 // --rng on|off[,key=value...]: virtio-entropy.
 struct RngSpec {
@@ -74,6 +82,7 @@ struct VmConfig {
     ConsoleSpec console;
     std::optional<std::uint16_t> debug_exit_port;
     std::vector<DiskSpec> disks;  // in this order: vda, vdb, ...
+    std::vector<NetSpec> nets;    // in this order: eth0, eth1, ...
     RngSpec rng;
     std::optional<BalloonSpec> balloon;
     // --virtio-console WHERE[,key=value...]: hvc0; its keys are for the ports, too.
@@ -103,6 +112,7 @@ base::Result<ConsoleSpec> parse_console(std::string_view text);
 // Decimal or 0x hexadecimal, 0-0xffff.
 base::Result<std::uint16_t> parse_debug_exit(std::string_view text);
 base::Result<DiskSpec> parse_disk(std::string_view text);
+base::Result<NetSpec> parse_net(std::string_view text);
 base::Result<RngSpec> parse_rng(std::string_view text);
 base::Result<BalloonSpec> parse_balloon(std::string_view text);
 base::Result<PortSpec> parse_port(std::string_view text);

@@ -5,8 +5,9 @@
 
 #include <algorithm>
 #include <charconv>
-#include <limits>
 #include <set>
+
+#include "backends/net/pcap.h"
 
 namespace doppel::backends {
 

@@ -30,6 +30,9 @@ public:
     virtual void unpop(const Chain& chain) = 0;
     // Gives the chain back; the driver learns of it with signal() at the latest.
     virtual void push(const Chain& chain, std::uint32_t written) = 0;
+    // As push(), but the driver sees nothing before publish(), and then all of it.
+    virtual void fill(const Chain& chain, std::uint32_t written) = 0;
+    virtual void publish() = 0;
     // Interrupts the driver if it wants that for what was pushed.
     virtual void signal() = 0;
     // The driver has broken the protocol of the device: NEEDS_RESET, a counter, a line in the log.

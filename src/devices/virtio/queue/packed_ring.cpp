@@ -167,7 +167,7 @@ void PackedRing::unpop(const Chain& chain)
     }
 }
 
-void PackedRing::push(const Chain& chain, std::uint32_t written)
+void PackedRing::fill(const Chain& chain, std::uint32_t written)
 {
     ASSERT(taken_[chain.id()]);
     taken_[chain.id()] = false;
@@ -178,10 +178,22 @@ void PackedRing::push(const Chain& chain, std::uint32_t written)
     store<std::uint16_t>(descriptors_, at + id_in, chain.id());
     unsigned flags = written != 0 ? VIRTQ_DESC_F_WRITE : 0u;
     if (state_.used_wrap != 0) flags |= VIRTQ_DESC_F_AVAIL | VIRTQ_DESC_F_USED;
-    store(descriptors_, at + flags_in, static_cast<std::uint16_t>(flags),
-          std::memory_order_release);
+    // The driver goes no further than the first one whose flags do not say "used".
+    if (first_filled_) {
+        store(descriptors_, at + flags_in, static_cast<std::uint16_t>(flags),
+              std::memory_order_release);
+    } else {
+        first_filled_ = Filled{at + flags_in, static_cast<std::uint16_t>(flags)};
+    }
     advance(state_.next_used, state_.used_wrap, chain.slots());
     count_used(chain.slots());
+}
+
+void PackedRing::publish()
+{
+    if (!first_filled_) return;
+    store(descriptors_, first_filled_->at, first_filled_->flags, std::memory_order_release);
+    first_filled_.reset();
 }
 
 bool PackedRing::wants_interrupt()

@@ -17,7 +17,8 @@ public:
 
     [[nodiscard]] bool pop(Chain& chain) override;
     void unpop(const Chain& chain) override;
-    void push(const Chain& chain, std::uint32_t written) override;
+    void fill(const Chain& chain, std::uint32_t written) override;
+    void publish() override;
     [[nodiscard]] bool wants_interrupt() override;
 
 private:
@@ -36,6 +37,12 @@ private:
     std::bitset<0x10000> taken_;   // by buffer id, which may be any
     unsigned slots_in_flight_ = 0;
     std::optional<bool> rings_wanted_;  // as the driver sees it; a saved state left either
+    // The first descriptor that was filled since publish(), whose flags are yet to be written.
+    struct Filled {
+        std::size_t at;
+        std::uint16_t flags;
+    };
+    std::optional<Filled> first_filled_;
 };
 
 }  // namespace doppel::devices::virtio

@@ -40,10 +40,18 @@ public:
 
     // False: nothing is available, or the ring is broken.
     [[nodiscard]] virtual bool pop(Chain& chain) = 0;
-    // As if the chain that was popped last had not been.
+    // As if the chain that was popped last had not been. Several: the last one first.
     virtual void unpop(const Chain& chain) = 0;
     // Gives it back with so many bytes written. Each popped chain once, in any order.
-    virtual void push(const Chain& chain, std::uint32_t written) = 0;
+    void push(const Chain& chain, std::uint32_t written)
+    {
+        fill(chain, written);
+        publish();
+    }
+    // The same in two steps: the driver sees nothing of what was filled before publish(), and then
+    // all at once. For buffers that belong together.
+    virtual void fill(const Chain& chain, std::uint32_t written) = 0;
+    virtual void publish() = 0;
     // Does the driver want an interrupt for what was pushed since this was last asked?
     [[nodiscard]] virtual bool wants_interrupt() = 0;
 
@@ -53,7 +61,7 @@ public:
     [[nodiscard]] const char* problem() const { return problem_; }
     [[nodiscard]] std::uint16_t size() const { return size_; }
 
-    // With nothing in flight.
+    // With nothing in flight, and all published.
     [[nodiscard]] const RingState& state() const { return state_; }
 
 protected:

@@ -145,7 +145,7 @@ void SplitRing::unpop(const Chain& chain)
     --state_.next_available;
 }
 
-void SplitRing::push(const Chain& chain, std::uint32_t written)
+void SplitRing::fill(const Chain& chain, std::uint32_t written)
 {
     ASSERT(taken_[chain.id()]);
     taken_[chain.id()] = false;
@@ -154,8 +154,12 @@ void SplitRing::push(const Chain& chain, std::uint32_t written)
     store<std::uint32_t>(device_, at, chain.id());
     store<std::uint32_t>(device_, at + 4, written);
     ++state_.next_used;
-    store<std::uint16_t>(device_, index_at, state_.next_used, std::memory_order_release);
     count_used(1);
+}
+
+void SplitRing::publish()
+{
+    store<std::uint16_t>(device_, index_at, state_.next_used, std::memory_order_release);
 }
 
 bool SplitRing::wants_interrupt()

@@ -16,7 +16,8 @@ public:
 
     [[nodiscard]] bool pop(Chain& chain) override;
     void unpop(const Chain& chain) override;
-    void push(const Chain& chain, std::uint32_t written) override;
+    void fill(const Chain& chain, std::uint32_t written) override;
+    void publish() override;
     [[nodiscard]] bool wants_interrupt() override;
 
 private:

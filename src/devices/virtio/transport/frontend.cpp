@@ -38,6 +38,8 @@ public:
     }
     void unpop(const Chain& chain) override { ring_->unpop(chain); }
     void push(const Chain& chain, std::uint32_t written) override { ring_->push(chain, written); }
+    void fill(const Chain& chain, std::uint32_t written) override { ring_->fill(chain, written); }
+    void publish() override { ring_->publish(); }
     void signal() override
     {
         if (ring_->wants_interrupt()) owner_.signal(std::uint64_t{1} << index_, false);
