@@ -25,7 +25,7 @@ $(GUESTS)/linux/busybox: $(DOWNLOADS)/busybox-static.deb
 # Drivers that are modules of that kernel, in the order they need each other.
 LINUX_MODULES := $(addprefix $(GUESTS)/linux/modules/,$(addsuffix .ko,virtio_ring virtio \
     virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_mmio virtio-rng virtio_blk \
-    virtio_console virtio_balloon))
+    virtio_console virtio_balloon failover net_failover virtio_net))
 
 $(LINUX_MODULES) &: $(DOWNLOADS)/linux.deb
 	@mkdir -p $(GUESTS)/linux/modules
@@ -33,7 +33,8 @@ $(LINUX_MODULES) &: $(DOWNLOADS)/linux.deb
 	    --no-anchored $(notdir $(LINUX_MODULES))
 	@touch $(LINUX_MODULES)
 
-$(LINUX_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init guests/linux/make_initramfs.py \
+$(LINUX_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init \
+    guests/linux/udhcpc.script guests/linux/make_initramfs.py \
     $(LINUX_MODULES)
 	@guests/linux/make_initramfs.py $< guests/linux/init $@ $(LINUX_MODULES)
 
@@ -58,7 +59,8 @@ $(BENCH)/load: bench/programs/load.sh
 	@mkdir -p $(@D)
 	@install -m 755 $< $@
 
-$(BENCH_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init guests/linux/make_initramfs.py \
+$(BENCH_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init \
+    guests/linux/udhcpc.script guests/linux/make_initramfs.py \
     $(LINUX_MODULES) $(BENCH_PROGRAMS)
 	@guests/linux/make_initramfs.py $< guests/linux/init $@ $(LINUX_MODULES) $(BENCH_PROGRAMS)
 

@@ -68,6 +68,9 @@ def main():
         if applet != "busybox":
             archive.link("bin/" + applet, "busybox")
     archive.file("init", init, 0o755)
+    archive.folder("etc/udhcpc")
+    archive.file("etc/udhcpc/default.script",
+                 os.path.join(os.path.dirname(init), "udhcpc.script"), 0o755)
     if modules:
         archive.folder("lib")
         archive.folder("lib/modules")
