@@ -65,6 +65,18 @@ Usage: doppel run --kernel FILE [OPTIONS]
                               unsafe       flushes do nothing
                         serial=TEXT  queues=N  snapshot=NAME  io=uring|threads
                         bps=SIZE  iops=N  bps_burst=SIZE  iops_burst=N
+  --net NETWORK[,KEY=VALUE...]
+                      A virtio network card; several: eth0, eth1, ... Networks:
+                        user         the host's sockets, no rights needed: DHCP,
+                                     DNS, the host is 10.0.2.2. Keys:
+                                     hostfwd=tcp|udp:[ADDR]:PORT-[ADDR]:PORT
+                                     net=10.0.2.0/24  dns=ADDR  hostname=NAME
+                                     restrict=on  loopback=off  ipv6=off
+                        tap          a tap device of the host: name=TAP queues=N
+                        stream:PATH  frames over a Unix socket, to another
+                                     machine or passt: server=on reconnect=SECONDS
+                      Keys of all: mac=ADDR mtu=N pcap=FILE
+                        bps=SIZE  pps=N  bps_burst=SIZE  pps_burst=N
   --rng on|off        Virtio entropy from the host (default: on)
   --balloon SIZE      Virtio balloon: the guest gives up SIZE at its start (0 is
                       possible) and returns memory that is free. Keys:
@@ -105,6 +117,14 @@ Examples:
   A Linux on a disk of its own:
     doppel run --kernel vmlinuz --initrd initrd.img --disk root.qcow2 \
         --cmdline 'console=ttyS0 root=/dev/vda1'
+
+  A guest with a network, and its port 22 as port 2222 of this host:
+    doppel run --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0 \
+        --net user,hostfwd=tcp:127.0.0.1:2222-:22
+
+  Two guests on one link; the other one without server=on:
+    doppel run --kernel vmlinuz --initrd initrd.img --cmdline console=ttyS0 \
+        --net stream:/tmp/link,server=on
 
   A test kernel that reports through a port, its console kept in a file:
     doppel run --kernel test.elf --debug-exit 0xf4 --console file:test.log

@@ -10,6 +10,7 @@
 #include "devices/virtio/balloon/balloon.h"
 #include "devices/virtio/block/block.h"
 #include "devices/virtio/console/console.h"
+#include "devices/virtio/net/net.h"
 #include "devices/virtio/rng/rng.h"
 #include "devices/virtio/transport/mmio.h"
 #include "devices/virtio/transport/pci.h"
@@ -34,8 +35,49 @@ const std::string& disk()
     return path;
 }
 
+// Takes one frame in two, and has one for the card whenever that says it has room.
+struct Peer final : backends::NetBackend {
+    [[nodiscard]] backends::NetProperties properties() const override
+    {
+        static constexpr backends::Offloads all{true, true, true, true};
+        return {all, all, 1500, 2};
+    }
+    void attach(backends::NetReceiver& to) override { receiver = &to; }
+    backends::Handed send(unsigned queue, backends::Frame& frame) noexcept override
+    {
+        require(queue < 2 && frame.bytes.size() >= backends::ethernet_header_bytes);
+        backends::finish_checksum(frame);
+        full = !full;
+        return full ? backends::Handed::wait : backends::Handed::yes;
+    }
+    void flush(unsigned queue) noexcept override
+    {
+        if (full) receiver->writable(queue);
+    }
+    void resume(unsigned queue) noexcept override
+    {
+        std::array<std::byte, 1514> bytes{};
+        backends::Frame frame{{}, std::span{bytes}.first(100 + 300 * (++resumed % 4))};
+        static_cast<void>(receiver->receive(queue, frame));
+        receiver->received(queue);
+    }
+    void set_offloads(const backends::Offloads&) noexcept override {}
+    void set_queues(unsigned count) noexcept override { require(count == 1 || count == 2); }
+    void counters(base::CounterList&, std::string_view) const override {}
+
+    backends::NetReceiver* receiver = nullptr;
+    bool full = false;
+    unsigned resumed = 0;
+};
+
+constexpr unsigned network = 4;
+
 Made make(unsigned kind, base::EventLoop& loop)
 {
+    if (kind == network) {
+        return std::unique_ptr<virtio::Device>{std::make_unique<virtio::Net>(
+            std::make_unique<Peer>(), virtio::Net::Options{{2, 0, 0, 0, 0, 1}})};
+    }
     if (kind == 0) return std::unique_ptr<virtio::Device>{std::make_unique<virtio::Rng>()};
     if (kind == 1) {
         return std::unique_ptr<virtio::Device>{TRY(virtio::Balloon::create({4, true, true}, loop))};
@@ -81,7 +123,7 @@ void pump(virtio::Frontend& frontend)
 }
 
 // A driver that gets as far as DRIVER_OK, so that the rings are reached.
-void set_up(Input& input, World& world, bus::BusDevice& registers)
+void set_up(Input& input, World& world, bus::BusDevice& registers, unsigned device)
 {
     const auto guard = world.bus.lock();
     const auto set = [&](std::uint64_t at, std::uint64_t value, std::size_t size) {
@@ -93,7 +135,11 @@ void set_up(Input& input, World& world, bus::BusDevice& registers)
     set(0x14, 0, 1);
     set(0x14, 3, 1);
     set(0x08, 0, 4);
-    set(0x0c, (chosen & 3) << 28 | (chosen >> 3), 4);
+    std::array<std::byte, 4> offered{};
+    registers.read(0x04, offered);
+    const std::uint64_t low = device == network ? input.bytes(3) & base::load_bytes(offered)
+                                                : chosen >> 3;
+    set(0x0c, (chosen & 3) << 28 | low, 4);
     set(0x08, 1, 4);
     set(0x0c, 1 | (chosen & 4), 4);
     set(0x14, 11, 1);
@@ -109,13 +155,13 @@ void set_up(Input& input, World& world, bus::BusDevice& registers)
 }
 
 template <typename Transport>
-void drive(Input& input, World& world, Transport& transport,
+void drive(Input& input, World& world, Transport& transport, unsigned device_kind,
            const std::vector<std::pair<bus::BusDevice*, std::uint64_t>>& ranges)
 {
     while (!input.empty()) {
         const std::uint8_t what = input.byte();
         switch (what % 8) {
-        case 0: set_up(input, world, *ranges[0].first); break;
+        case 0: set_up(input, world, *ranges[0].first, device_kind); break;
         case 1:
         case 2:
         case 3: {  // nearly always: small values at the beginning of a page, where rings are
@@ -162,13 +208,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     Input input{data, size};
     World world;
     const std::uint8_t kind = input.byte();
+    const unsigned device = (kind & 8) != 0 ? network : kind & 3;
     if ((kind & 4) != 0) {
-        virtio::MmioTransport transport{world.frontend(kind & 3), world.line, 0, 0xfeb00000};
-        drive(input, world, transport, {{&transport, 0x200}});
+        virtio::MmioTransport transport{world.frontend(device), world.line, 0, 0xfeb00000};
+        drive(input, world, transport, device, {{&transport, 0x200}});
     } else {
-        virtio::PciTransport transport{world.frontend(kind & 3),
+        virtio::PciTransport transport{world.frontend(device),
                                        {world.interrupts, world.line, 0, true}};
-        drive(input, world, transport,
+        drive(input, world, transport, device,
               {{transport.window(4).device, 0x4000},
                {transport.window(0).device, 256},
                {transport.window(1).device, 4096}});
