@@ -74,7 +74,7 @@ Usage: doppel run --kernel FILE [OPTIONS]
                                      restrict=on  loopback=off  ipv6=off
                         tap          a tap device of the host: name=TAP queues=N
                         stream:PATH  frames over a Unix socket, to another
-                                     machine or passt: server=on reconnect=SECONDS
+                                     machine or passt: server=on  reconnect=SECS
                       Keys of all: mac=ADDR mtu=N pcap=FILE
                         bps=SIZE  pps=N  bps_burst=SIZE  pps_burst=N
   --rng on|off        Virtio entropy from the host (default: on)
