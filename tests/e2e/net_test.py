@@ -85,8 +85,8 @@ class User(TestCase):
         # No checksums, no large segments, no mergeable buffers, old rings.
         self.transfer("--net", "user,without=0+1+11+15+indirect+event-idx+packed")
 
-    def test_host_to_guest_bytes_packed_ring_and_legacy_interface(self):
-        self.transfer("--net", "user,legacy=off")
+    def test_host_to_guest_bytes_over_mmio(self):
+        self.transfer("--net", "user,transport=mmio")
 
     def test_guest_to_host_bytes_through_a_capture(self):
         server, port = listener()

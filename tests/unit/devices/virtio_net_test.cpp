@@ -60,6 +60,8 @@ struct NetTest : testing::TestWithParam<Features> {
     }
     void start(Features wanted = ~Features{0})
     {
+        driver.reset();
+        world.memory->clear();
         driver = std::make_unique<PciDriver>(world, world.frontend(factory()));
         wanted &= driver->offered() & ~VIRTIO_F_RING_PACKED;
         wanted |= GetParam() | VIRTIO_F_VERSION_1;
