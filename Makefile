@@ -2,6 +2,7 @@
 # missing), so each works as the first one on a fresh Debian 12, as root or with sudo.
 #
 #   make run          build, fetch a Debian kernel, boot it, give a shell
+#   make run-debian   make a Debian disk once, boot it, with SSH at port 2222 of this machine
 #   make check        build and run every test that takes seconds; sanitizers; source rules
 #   make check-slow   the tests that take minutes
 #   make build        the binary alone, at build/doppel
@@ -18,13 +19,16 @@ FUZZERS := build-fuzz
 INSTALL := @scripts/install_packages.sh
 # Options of `doppel run` for `make run`, such as RUN="--engine interpret --memory 1G".
 RUN ?=
+# Options of `doppel image debian` for the first `make run-debian`, such as
+# DEBIAN="--ssh-key ~/.ssh/id_ed25519.pub --packages vim,git".
+DEBIAN ?=
 # Options of bench/bench.py for `make bench`, such as BENCH_OPTIONS="--engines kvm --quick".
 BENCH_OPTIONS ?=
 FUZZ_SECONDS ?= 60
 
 include guests/guests.mk
 
-.PHONY: build run check check-slow fuzz bench clean distclean
+.PHONY: build run run-debian check check-slow fuzz bench clean distclean
 .PHONY: packages-build packages-guest packages-check packages-debian packages-bench build-tests sanitized
 
 # Package installation comes before anything that uses the packages, also with -j.
@@ -48,6 +52,15 @@ run: packages-guest linux-guest
 	@scripts/build.sh $(BUILD) doppel
 	@$(BUILD)/doppel run --kernel $(LINUX_KERNEL) --initrd $(LINUX_INITRAMFS) \
 	    --cmdline console=ttyS0 $(RUN)
+
+# The disk is kept like a download: it has what its user did.
+run-debian: packages-debian
+	@scripts/build.sh $(BUILD) doppel
+	@mkdir -p $(DOWNLOADS)
+	@[ -e $(DEBIAN_DISK).qcow2 ] || $(BUILD)/doppel image debian $(DEBIAN_DISK).qcow2 $(DEBIAN)
+	@$(BUILD)/doppel run --memory 1G --kernel $(DEBIAN_DISK).vmlinuz --initrd $(DEBIAN_DISK).initrd \
+	    --disk $(DEBIAN_DISK).qcow2 --net user,hostfwd=tcp:127.0.0.1:2222-:22 \
+	    --cmdline 'console=ttyS0 root=LABEL=doppel-root' $(RUN)
 
 build-tests: packages-check
 	@scripts/build.sh $(BUILD) all -DDOPPEL_TESTS=ON
