@@ -5,6 +5,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -21,7 +22,9 @@ base::Result<sockaddr_un> address_of(const std::string& path, const std::string&
     sockaddr_un address{};
     address.sun_family = AF_UNIX;
     if (path.size() >= sizeof address.sun_path) {
-        return base::usage_error(what + ": the path has " + std::to_string(path.size()) +
+        // Too long to be repeated.
+        const std::size_t at = std::min(what.find(path), what.size());
+        return base::usage_error(what.substr(0, at) + "PATH: the path has " + std::to_string(path.size()) +
                                  " bytes; a socket's has at most " +
                                  std::to_string(sizeof address.sun_path - 1) +
                                  ", choose a shorter one");
