@@ -60,7 +60,7 @@ guest:
     cmp $0xffffffff, %eax
     je failed
     mov $0xcf8, %dx
-    mov $0x80000800, %eax    /* slot 1 is empty */
+    mov $0x80003800, %eax    /* slot 7 is empty */
     out %eax, (%dx)
     mov $0xcfc, %dx
     in (%dx), %eax
