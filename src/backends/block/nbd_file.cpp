@@ -10,6 +10,9 @@ namespace doppel::backends {
 
 namespace {
 
+// libnbd's own macro for it is C.
+constexpr nbd_completion_callback no_completion{};
+
 constexpr std::uint64_t most_bytes = 16 << 20;  // of one command; servers accept 32 MiB
 constexpr std::chrono::seconds patience{30};
 constexpr std::uint64_t extent_window = std::uint64_t{1} << 30;  // the length's field has 32 bits
@@ -159,7 +162,7 @@ int NbdFile::read(std::uint64_t offset, std::span<const iovec> buffers)
             auto* at = static_cast<std::byte*>(buffer.iov_base) + done;
             const std::size_t count = std::min<std::uint64_t>(buffer.iov_len - done, most_bytes);
             const int error = command([&](nbd_handle* handle) {
-                return ::nbd_aio_pread(handle, at, count, offset, NBD_NULL_COMPLETION, 0);
+                return ::nbd_aio_pread(handle, at, count, offset, no_completion, 0);
             });
             if (error != 0) return error;
             done += count;
@@ -179,7 +182,7 @@ int NbdFile::write(std::uint64_t offset, std::span<const iovec> buffers)
             const auto* at = static_cast<const std::byte*>(buffer.iov_base) + done;
             const std::size_t count = std::min<std::uint64_t>(buffer.iov_len - done, most_bytes);
             const int error = command([&](nbd_handle* handle) {
-                return ::nbd_aio_pwrite(handle, at, count, offset, NBD_NULL_COMPLETION, 0);
+                return ::nbd_aio_pwrite(handle, at, count, offset, no_completion, 0);
             });
             if (error != 0) return error;
             done += count;
@@ -195,7 +198,7 @@ int NbdFile::flush()
     const std::uint64_t upto = writes_.load();
     if (can_flush_) {
         const int error = command([](nbd_handle* handle) {
-            return ::nbd_aio_flush(handle, NBD_NULL_COMPLETION, 0);
+            return ::nbd_aio_flush(handle, no_completion, 0);
         });
         if (error != 0) return error;
     }
@@ -221,7 +224,7 @@ int NbdFile::write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_u
     while (length > 0) {
         const std::uint64_t count = std::min(length, most_bytes);
         const int error = command([&](nbd_handle* handle) {
-            return ::nbd_aio_zero(handle, count, offset, NBD_NULL_COMPLETION, flags);
+            return ::nbd_aio_zero(handle, count, offset, no_completion, flags);
         });
         if (error != 0) return error;
         offset += count;
@@ -237,7 +240,7 @@ int NbdFile::discard(std::uint64_t offset, std::uint64_t length)
     while (length > 0) {
         const std::uint64_t count = std::min(length, most_bytes);
         const int error = command([&](nbd_handle* handle) {
-            return ::nbd_aio_trim(handle, count, offset, NBD_NULL_COMPLETION, 0);
+            return ::nbd_aio_trim(handle, count, offset, no_completion, 0);
         });
         if (error != 0) return error;
         offset += count;
@@ -261,7 +264,7 @@ Extent NbdFile::extent(std::uint64_t offset, std::uint64_t most)
         nbd_extent_callback callback{};
         callback.callback = &note_extent;
         callback.user_data = &found;
-        return ::nbd_aio_block_status(handle, window, offset, callback, NBD_NULL_COMPLETION,
+        return ::nbd_aio_block_status(handle, window, offset, callback, no_completion,
                                       LIBNBD_CMD_FLAG_REQ_ONE);
     });
     if (error != 0 || found.length == 0) return data;

@@ -9,7 +9,7 @@ namespace doppel::devices {
 
 namespace {
 
-constexpr unsigned entry_size = 16, control_in_entry = 12;
+constexpr unsigned entry_size = 16;
 
 }  // namespace
 
