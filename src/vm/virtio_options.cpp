@@ -7,6 +7,7 @@
 #include <string_view>
 #include <vector>
 
+#include "base/option_text.h"
 #include "devices/virtio/virtio.h"
 
 namespace doppel::vm {
@@ -38,13 +39,6 @@ std::vector<std::string> split(std::string_view text)
         }
     }
     return parts;
-}
-
-base::Result<bool> on_off(std::string_view key, std::string_view value)
-{
-    if (value.empty() || value == "on") return true;
-    if (value == "off") return false;
-    return base::usage_error(std::string{key} + "=" + std::string{value} + ": expected on or off");
 }
 
 // A name, or the number of a feature bit.
@@ -81,14 +75,14 @@ base::Result<bool> set(VirtioOptions& options, std::string_view key, std::string
 {
     if (key == "transport") {
         if (value != "pci" && value != "mmio") {
-            return base::usage_error("transport=" + std::string{value} + ": expected pci or mmio");
+            return base::bad_value(key, value, "pci or mmio");
         }
         options.transport =
             value == "pci" ? VirtioOptions::Transport::pci : VirtioOptions::Transport::mmio;
     } else if (key == "legacy") {
-        options.legacy = TRY(on_off(key, value));
+        options.legacy = TRY(base::on_or_off(key, value));
     } else if (key == "access-platform") {
-        options.access_platform = TRY(on_off(key, value));
+        options.access_platform = TRY(base::on_or_off(key, value));
     } else if (key == "without") {
         options.without |= TRY(features(value));
     } else {
@@ -105,12 +99,10 @@ base::Result<VirtioOptions> take_virtio_options(std::string& text)
     std::string rest;
     const std::vector<std::string> parts = split(text);
     for (std::size_t i = 0; i < parts.size(); ++i) {
-        const std::string_view part = parts[i];
-        const std::size_t equals = std::min(part.find('='), part.size());
-        const std::string_view value = part.substr(std::min(equals + 1, part.size()));
-        if (i != 0 && TRY(set(options, part.substr(0, equals), value))) continue;
+        const auto [key, value] = base::split_key(parts[i]);
+        if (i != 0 && TRY(set(options, key, value))) continue;
         if (i != 0) rest += ',';
-        rest += part;
+        rest += parts[i];
     }
     text = rest;
     return options;

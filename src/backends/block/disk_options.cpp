@@ -6,24 +6,11 @@
 #include <optional>
 #include <set>
 
+#include "base/option_text.h"
+
 namespace doppel::backends {
 
 namespace {
-
-// Up to the first comma that is not doubled; a doubled one becomes one.
-std::string take_part(std::string_view& text)
-{
-    std::string part;
-    while (!text.empty()) {
-        if (text.front() == ',') {
-            text.remove_prefix(1);
-            if (!text.starts_with(',')) break;
-        }
-        part += text.front();
-        text.remove_prefix(1);
-    }
-    return part;
-}
 
 // A decimal number; with a suffix K, M, G or T where it counts bytes.
 std::optional<std::uint64_t> number(std::string_view text, bool suffixes)
@@ -43,30 +30,17 @@ std::optional<std::uint64_t> number(std::string_view text, bool suffixes)
     return value << shift;
 }
 
-base::Error bad(std::string_view key, std::string_view value, std::string_view wanted)
-{
-    return base::usage_error(std::string{key} + "=" + std::string{value} + ": expected " +
-                             std::string{wanted});
-}
-
 base::Result<void> set_number(std::uint64_t& to, std::string_view key, std::string_view value,
                               bool suffixes)
 {
     const auto found = number(value, suffixes);
     // Tokens are counted in billionths; what is above could not be told from unlimited.
     if (!found || *found == 0 || *found > (std::uint64_t{1} << 50)) {
-        return bad(key, value, suffixes ? "a number above 0, with suffix K, M or G"
+        return base::bad_value(key, value, suffixes ? "a number above 0, with suffix K, M or G"
                                         : "a number above 0");
     }
     to = *found;
     return {};
-}
-
-base::Result<bool> on_off(std::string_view key, std::string_view value)
-{
-    if (value.empty() || value == "on") return true;
-    if (value == "off") return false;
-    return bad(key, value, "on or off");
 }
 
 base::Result<void> set(DiskOptions& options, std::string_view key, std::string_view value)
@@ -75,30 +49,30 @@ base::Result<void> set(DiskOptions& options, std::string_view key, std::string_v
     if (key == "format") {
         if (value == "raw") block.format = ImageFormat::raw;
         else if (value == "qcow2") block.format = ImageFormat::qcow2;
-        else return bad(key, value, "raw or qcow2");
+        else return base::bad_value(key, value, "raw or qcow2");
     } else if (key == "readonly") {
-        block.read_only = TRY(on_off(key, value));
+        block.read_only = TRY(base::on_or_off(key, value));
     } else if (key == "cache") {
         if (value == "writeback") block.cache = CacheMode::writeback;
         else if (value == "none") block.cache = CacheMode::none;
         else if (value == "unsafe") block.cache = CacheMode::unsafe;
-        else return bad(key, value, "writeback, none or unsafe");
+        else return base::bad_value(key, value, "writeback, none or unsafe");
     } else if (key == "io") {
-        if (value != "uring" && value != "threads") return bad(key, value, "uring or threads");
+        if (value != "uring" && value != "threads") return base::bad_value(key, value, "uring or threads");
         block.use_io_uring = value == "uring";
     } else if (key == "serial") {
         const bool printable = std::all_of(value.begin(), value.end(),
                                            [](char c) { return c >= 0x20 && c < 0x7f; });
         if (value.empty() || value.size() > 20 || !printable) {
-            return bad(key, value, "1 to 20 printable ASCII characters");
+            return base::bad_value(key, value, "1 to 20 printable ASCII characters");
         }
         options.serial = value;
     } else if (key == "queues") {
         const auto count = number(value, false);
-        if (!count || *count < 1 || *count > 16) return bad(key, value, "1 to 16");
+        if (!count || *count < 1 || *count > 16) return base::bad_value(key, value, "1 to 16");
         options.queues = static_cast<unsigned>(*count);
     } else if (key == "snapshot") {
-        if (value.empty()) return bad(key, value, "the name or id of a snapshot");
+        if (value.empty()) return base::bad_value(key, value, "the name or id of a snapshot");
         block.snapshot = value;
     } else if (key == "bps") {
         TRY(set_number(block.throttle.bytes, key, value, true));
@@ -121,14 +95,11 @@ base::Result<void> set(DiskOptions& options, std::string_view key, std::string_v
 base::Result<DiskOptions> parse_disk_options(std::string_view text)
 {
     DiskOptions options;
-    options.block.path = take_part(text);
+    options.block.path = base::take_option_part(text);
     if (options.block.path.empty()) return base::usage_error("No file named");
     std::set<std::string, std::less<>> seen;
     while (!text.empty()) {
-        const std::string part = take_part(text);
-        const auto equals = part.find('=');
-        const std::string key = part.substr(0, equals);
-        const std::string value = equals == std::string::npos ? "" : part.substr(equals + 1);
+        const auto [key, value] = base::split_key(base::take_option_part(text));
         if (!seen.insert(key).second) return base::usage_error(key + " is given twice");
         TRY(set(options, key, value));
     }

@@ -8,33 +8,13 @@
 #include <set>
 
 #include "backends/net/pcap.h"
+#include "base/option_text.h"
 
 namespace doppel::backends {
 
 namespace {
 
 using Done = base::Result<void>;
-
-// Up to the first comma that is not doubled; a doubled one becomes one.
-std::string take_part(std::string_view& text)
-{
-    std::string part;
-    while (!text.empty()) {
-        if (text.front() == ',') {
-            text.remove_prefix(1);
-            if (!text.starts_with(',')) break;
-        }
-        part += text.front();
-        text.remove_prefix(1);
-    }
-    return part;
-}
-
-base::Error bad(std::string_view key, std::string_view value, std::string_view wanted)
-{
-    return base::usage_error(std::string{key} + "=" + std::string{value} + ": expected " +
-                             std::string{wanted});
-}
 
 std::optional<std::uint64_t> number(std::string_view text, std::uint64_t least, std::uint64_t most)
 {
@@ -60,15 +40,14 @@ Done set_rate(std::uint64_t& to, std::string_view key, std::string_view value)
     }
     constexpr std::uint64_t most = std::uint64_t{1} << 50;  // tokens are counted in billionths
     const auto found = number(digits, 1, most >> shift);
-    if (!found) return bad(key, value, "a number above 0, with suffix K, M or G");
+    if (!found) return base::bad_value(key, value, "a number above 0, with suffix K, M or G");
     to = *found << shift;
     return {};
 }
 
 Done set_on_off(bool& to, std::string_view key, std::string_view value)
 {
-    if (!value.empty() && value != "on" && value != "off") return bad(key, value, "on or off");
-    to = value != "off";
+    to = TRY(base::on_or_off(key, value));
     return {};
 }
 
@@ -119,7 +98,7 @@ std::optional<Endpoint> endpoint(std::string_view text)
 // tcp|udp:[ADDRESS]:PORT-[ADDRESS]:PORT
 Done add_forward(UserOptions& user, std::string_view key, std::string_view value)
 {
-    const base::Error wrong = bad(key, value, "tcp:127.0.0.1:2222-:22 or the same with udp");
+    const base::Error wrong = base::bad_value(key, value, "tcp:127.0.0.1:2222-:22 or the same with udp");
     PortForward forward;
     forward.udp = value.starts_with("udp:");
     if (!forward.udp && !value.starts_with("tcp:")) return wrong;
@@ -142,7 +121,7 @@ Done add_forward(UserOptions& user, std::string_view key, std::string_view value
 Done set_network(UserOptions& user, std::string_view key, std::string_view value)
 {
     const base::Error wrong =
-        bad(key, value, "a network of 8 to 27 bits, such as 10.0.2.0/24");
+        base::bad_value(key, value, "a network of 8 to 27 bits, such as 10.0.2.0/24");
     const auto slash = value.find('/');
     if (slash == std::string_view::npos) return wrong;
     const auto network = address(value.substr(0, slash));
@@ -164,7 +143,7 @@ Taken set(UserOptions& user, std::string_view key, std::string_view value)
         TRY(set_network(user, key, value));
     } else if (key == "dns") {
         const auto found = address(value);
-        if (!found || found->s_addr == 0) return bad(key, value, "an address of the network");
+        if (!found || found->s_addr == 0) return base::bad_value(key, value, "an address of the network");
         user.dns = *found;
     } else if (key == "hostname") {
         const bool good = std::all_of(value.begin(), value.end(), [](char c) {
@@ -172,7 +151,7 @@ Taken set(UserOptions& user, std::string_view key, std::string_view value)
                    c == '-' || c == '.';
         });
         if (value.empty() || value.size() > 32 || !good) {
-            return bad(key, value, "a name of 1 to 32 letters, digits, - and .");
+            return base::bad_value(key, value, "a name of 1 to 32 letters, digits, - and .");
         }
         user.hostname = value;
     } else if (key == "restrict") {
@@ -194,12 +173,12 @@ Taken set(TapOptions& tap, std::string_view key, std::string_view value)
             return c <= ' ' || c == '/' || c == ':' || c == '%' || c == 0x7f;
         });
         if (value.empty() || value.size() >= IFNAMSIZ || !good) {
-            return bad(key, value, "the name of an interface, 1 to 15 characters");
+            return base::bad_value(key, value, "the name of an interface, 1 to 15 characters");
         }
         tap.name = value;
     } else if (key == "queues") {
         const auto count = number(value, 1, most_net_queues);
-        if (!count) return bad(key, value, "1 to " + std::to_string(most_net_queues));
+        if (!count) return base::bad_value(key, value, "1 to " + std::to_string(most_net_queues));
         tap.queues = static_cast<unsigned>(*count);
     } else {
         return false;
@@ -213,7 +192,7 @@ Taken set(StreamOptions& stream, std::string_view key, std::string_view value)
         TRY(set_on_off(stream.server, key, value));
     } else if (key == "reconnect") {
         const auto seconds = number(value, 0, 3600);
-        if (!seconds) return bad(key, value, "seconds, 0 to 3600");
+        if (!seconds) return base::bad_value(key, value, "seconds, 0 to 3600");
         stream.reconnect_seconds = static_cast<unsigned>(*seconds);
     } else {
         return false;
@@ -225,10 +204,10 @@ Taken set_common(NetOptions& options, std::string_view key, std::string_view val
 {
     if (key == "mac") {
         options.mac = mac(value);
-        if (!options.mac) return bad(key, value, "an address such as 52:54:00:12:34:56, no group's");
+        if (!options.mac) return base::bad_value(key, value, "an address such as 52:54:00:12:34:56, no group's");
     } else if (key == "mtu") {
         const auto bytes = number(value, 68, 65520);
-        if (!bytes) return bad(key, value, "68 to 65520");
+        if (!bytes) return base::bad_value(key, value, "68 to 65520");
         options.mtu = static_cast<std::uint16_t>(*bytes);
     } else if (key == "bps") {
         TRY(set_rate(options.rates.bytes, key, value));
@@ -239,7 +218,7 @@ Taken set_common(NetOptions& options, std::string_view key, std::string_view val
     } else if (key == "pps_burst") {
         TRY(set_rate(options.rates.burst_frames, key, value));
     } else if (key == "pcap") {
-        if (value.empty()) return bad(key, value, "a file to write");
+        if (value.empty()) return base::bad_value(key, value, "a file to write");
         options.pcap = value;
     } else {
         return false;
@@ -316,13 +295,11 @@ Done check(const NetOptions& options)
 base::Result<NetOptions> parse_net_options(std::string_view text)
 {
     NetOptions options;
-    TRY(start(options, take_part(text)));
+    TRY(start(options, base::take_option_part(text)));
     std::set<std::string, std::less<>> seen;
     while (!text.empty()) {
-        const std::string part = take_part(text);
-        const auto equals = std::min(part.find('='), part.size());
-        const std::string key = part.substr(0, equals);
-        const std::string value = part.substr(std::min(equals + 1, part.size()));
+        const base::KeyValue part = base::split_key(base::take_option_part(text));
+        const std::string &key = part.key, &value = part.value;
         if (key != "hostfwd" && !seen.insert(key).second) {
             return base::usage_error(key + " is given twice");
         }

@@ -58,7 +58,7 @@ struct CodeSpace {
 enum class ExitKind : std::uint8_t {
     direct,     // to `target`, same mode unless `mode` differs: may be linked
     interpret,  // the instruction at `target` is not translated: do it, then go on behind it
-    syscall,    // as interpret, with a hint for the engine's own fast paths
+    syscall,    // as interpret, these three, and counted by themselves
     sysret,
     iret,
     swapgs,     // one whose new GS.base the host cannot take
