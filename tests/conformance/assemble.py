@@ -214,18 +214,18 @@ def emit(out, index, case):
         fail(case, "runs nowhere")
     prefix = f"case_{index}"
     code = case.bytes or b"\x90"
-    out.append(f"const std::uint8_t {prefix}_code[] = {c_bytes(code)};\n")
+    out.append(f"constexpr std::uint8_t {prefix}_code[] = {c_bytes(code)};\n")
 
     def array(kind, name, items):
         if not items:
             return "{}"
-        out.append(f"const {kind} {prefix}_{name}[] = {{{', '.join(items)}}};\n")
+        out.append(f"constexpr {kind} {prefix}_{name}[] = {{{', '.join(items)}}};\n")
         return f"{prefix}_{name}"
 
     def memory_array(name, items):
         refs = []
         for j, (address, data) in enumerate(items):
-            out.append(f"const std::uint8_t {prefix}_{name}_{j}[] = {c_bytes(data)};\n")
+            out.append(f"constexpr std::uint8_t {prefix}_{name}_{j}[] = {c_bytes(data)};\n")
             refs.append(f"{{{address:#x}, {prefix}_{name}_{j}}}")
         return array("MemoryValue", name, refs)
 
@@ -255,7 +255,7 @@ def main():
             names[case.name] = case.file
             rows.append(emit(out, index, case))
             index += 1
-    out.append("const Case cases[] = {\n" + "".join(rows) + "};\n}  // namespace\n"
+    out.append("constexpr Case cases[] = {\n" + "".join(rows) + "};\n}  // namespace\n"
                "std::span<const Case> all_cases() { return cases; }\n"
                "}  // namespace doppel::conformance\n")
     open(output, "w").write("".join(out))
