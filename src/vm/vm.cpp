@@ -83,8 +83,10 @@ private:
     SwitchingEngine* switching_ = nullptr;  // engine_, when there are several
     std::string engine_names_;
     std::unique_ptr<backends::CharacterBackend> console_;
-    std::unique_ptr<machine::Pc> pc_;
+    // Made after the machine, gone after it: what devices still finish when they end writes to
+    // memory, and the vCPU is told of that.
     std::unique_ptr<engine::Vcpu> vcpu_;
+    std::unique_ptr<machine::Pc> pc_;
 
     std::atomic<State> state_ = State::configured;
     std::atomic<bool> stop_requested_ = false;
