@@ -107,6 +107,8 @@ base::Result<std::unique_ptr<Frontend>> Frontend::create(std::string name,
 Frontend::~Frontend()
 {
     thread_->stop();
+    // What requests that end now have to say, nobody is there to hear.
+    transport_ = nullptr;
     deactivate();
     // The device's backends may have to be destroyed while their loop still exists.
     device_.reset();
@@ -364,7 +366,7 @@ void Frontend::signal(std::uint64_t queues, bool config) noexcept
 void Frontend::deliver() noexcept
 {
     const std::uint64_t bits = pending_.exchange(0);
-    if (bits == 0 || (state_.status & status::DRIVER_OK) == 0) return;
+    if (bits == 0 || transport_ == nullptr || (state_.status & status::DRIVER_OK) == 0) return;
     interrupts_.fetch_add(1, std::memory_order_relaxed);
     transport_->interrupt(bits & ~config_bit, (bits & config_bit) != 0);
 }
