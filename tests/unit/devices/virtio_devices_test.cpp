@@ -250,6 +250,18 @@ TEST_F(ConsoleTest, InputWaitsForAnOpenPortAndABuffer)
     EXPECT_EQ(text_at(data, rings[4]->take()->written), "lo");
 }
 
+// The message that opens the port is given back as itself after what it made the device do.
+TEST_F(ConsoleTest, OpeningAPortFillsAllBuffersThatWait)
+{
+    port->type("hello");
+    for (std::uint64_t i = 0; i < 2; ++i) rings[4]->add({{data + 3 * i, 3, true}});
+    driver->ring(4);
+    control(1, ConsoleEvent::VIRTIO_CONSOLE_PORT_OPEN, 1);
+    EXPECT_EQ(rings[4]->take()->written, 3u);
+    EXPECT_EQ(rings[4]->take()->written, 2u);
+    EXPECT_EQ(text_at(data, 5), "hello");
+}
+
 TEST_F(ConsoleTest, OutputWaitsForRoomAcrossASavedState)
 {
     const std::string text = "0123456789";

@@ -143,10 +143,10 @@ void Console::take_control()
 {
     Queue& queue = *active_->queue(control_output);
     unsigned chains = 0;
-    for (; chains < chains_at_once && queue.pop(chain_); ++chains) {
+    for (; chains < chains_at_once && queue.pop(message_); ++chains) {
         ConsoleControl control{};
-        if (ChainReader{chain_}.read_value(control)) obey(control);
-        queue.push(chain_, 0);
+        if (ChainReader{message_}.read_value(control)) obey(control);
+        queue.push(message_, 0);
     }
     queue.signal();
     if (chains == chains_at_once) active_->ring(control_output);

@@ -72,6 +72,7 @@ private:
     Active* active_ = nullptr;
     State state_{};
     Chain chain_;
+    Chain message_;  // of the guest: obeying it may give input, which takes chain_
     std::atomic<std::uint64_t> input_bytes_{0}, output_bytes_{0};
 };
 
