@@ -81,17 +81,40 @@ $(DEBIAN_INITRAMFS): $(DEBIAN_ARCHIVE) guests/debian/make_root.sh $(DEBIAN_SELFT
 	@guests/debian/make_root.sh $< $(@D)/root $@ $(DEBIAN_PROGRAMS)
 
 # Bare guests: one assembly file each, with the boot header it asks for.
+BARE_LD := ld -m elf_i386 -n --build-id=none --no-warn-rwx-segments -T guests/bare/bare.ld
 BARE_SOURCES := $(wildcard guests/bare/*.S)
 BARE_GUESTS := $(BARE_SOURCES:guests/bare/%.S=$(GUESTS)/bare/%.elf)
 
 $(GUESTS)/bare/%.elf: guests/bare/%.S guests/bare/bare.h guests/bare/bare.ld
 	@mkdir -p $(@D)
 	@gcc -m32 -c -nostdlib -Wa,--fatal-warnings -I guests/bare -o $(@:.elf=.o) $<
-	@ld -m elf_i386 -n --build-id=none --no-warn-rwx-segments -T guests/bare/bare.ld -o $@ $(@:.elf=.o)
+	@$(BARE_LD) -o $@ $(@:.elf=.o)
+
+# Bare guests in C: entry.S, machine.c and what else they name. fuzz lies at an address that no
+# small number is, nor a page number in sight: it gives devices nonsense for addresses.
+BARE_C := $(GUESTS)/bare/c
+BARE_CC := gcc -m32 -std=gnu11 -O2 -ffreestanding -fno-pic -fno-stack-protector -fno-builtin \
+    -fcf-protection=none -fno-asynchronous-unwind-tables -mgeneral-regs-only -I guests/bare \
+    -Wall -Wextra -Wshadow -Wconversion -Wno-pointer-to-int-cast -Wno-int-to-pointer-cast -Werror
+BARE_C_HEADERS := $(wildcard guests/bare/c/*.h) guests/bare/bare.h
+BARE_C_GUESTS := $(addprefix $(GUESTS)/bare/,fuzz.elf writer.elf)
+FUZZ_PARTS := entry machine virtio random fuzz fuzz_requests fuzz_ring fuzz_machine
+WRITER_PARTS := entry machine virtio writer
+
+$(BARE_C)/%.o: guests/bare/c/%.c $(BARE_C_HEADERS)
+	@mkdir -p $(@D)
+	@$(BARE_CC) -c -o $@ $<
+$(BARE_C)/%.o: guests/bare/c/%.S $(BARE_C_HEADERS)
+	@mkdir -p $(@D)
+	@$(BARE_CC) -c -o $@ $<
+$(GUESTS)/bare/fuzz.elf: $(FUZZ_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
+	@$(BARE_LD) --defsym image_start=0x3a5b7000 -o $@ $(FUZZ_PARTS:%=$(BARE_C)/%.o)
+$(GUESTS)/bare/writer.elf: $(WRITER_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
+	@$(BARE_LD) -o $@ $(WRITER_PARTS:%=$(BARE_C)/%.o)
 
 # What needs no network, and what may.
 .PHONY: bare-guests linux-guest bench-guest debian-guest guests
-bare-guests: $(BARE_GUESTS)
+bare-guests: $(BARE_GUESTS) $(BARE_C_GUESTS)
 linux-guest: $(LINUX_KERNEL) $(LINUX_INITRAMFS)
 bench-guest: linux-guest $(BENCH_INITRAMFS)
 debian-guest: linux-guest $(DEBIAN_INITRAMFS)

@@ -11,6 +11,7 @@
 
 #define MULTIBOOT_MAGIC 0x1badb002
 #define MULTIBOOT_FLAGS 0x3
+#define MULTIBOOT_BOOTED 0x2badb002 /* in %eax, from a multiboot loader */
 
     .code32
     .section .multiboot, "a"
