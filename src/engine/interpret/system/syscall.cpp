@@ -2,31 +2,11 @@
 // volume 3 section 5.8.7 and 5.8.8.
 #include "engine/interpret/system/helpers.h"
 #include "engine/interpret/system/system.h"
+#include "x86/system_call.h"
 
 namespace doppel::engine::interpret::privileged {
 
 namespace {
-
-// Flat segments as these instructions make them, without reading any descriptor.
-Segment flat(std::uint64_t selector, unsigned dpl, std::uint32_t type_and_size)
-{
-    Segment segment;
-    segment.selector = static_cast<std::uint16_t>(selector);
-    segment.limit = 0xffffffff;
-    segment.attributes = type_and_size | x86::segment_attributes::P | x86::segment_attributes::S |
-                         x86::segment_attributes::G | (dpl << 5);
-    return segment;
-}
-
-constexpr std::uint32_t code_type = 0xb, data_type = 0x3;
-
-void enter(Core& core, std::uint64_t cs, std::uint64_t ss, unsigned cpl, bool wide)
-{
-    const std::uint32_t size = wide ? x86::segment_attributes::L : x86::segment_attributes::DB;
-    core.state.segments[x86::CS] = flat(cs, cpl, code_type | size);
-    core.state.segments[x86::SS] = flat(ss, cpl, data_type | x86::segment_attributes::DB);
-    core.update_mode();
-}
 
 Flow syscall(Core& core, const Op& op) noexcept
 {
@@ -36,9 +16,9 @@ Flow syscall(Core& core, const Op& op) noexcept
     core.gpr[x86::RCX] = core.next_rip(op);
     core.gpr[x86::R11] = flags & ~rflags::RF;
     state.rip = state.lstar;
-    core.set_rflags(((flags & ~state.fmask) & ~rflags::RF) | rflags::RESERVED1);
-    const std::uint64_t cs = (state.star >> 32) & 0xfffc;
-    enter(core, cs, cs + 8, 0, true);
+    core.set_rflags(x86::syscall_flags(state, flags));
+    x86::load_syscall_segments(state);
+    core.update_mode();
     return Flow::leave;
 }
 
@@ -50,10 +30,10 @@ Flow sysret(Core& core, const Op& op) noexcept
     const bool wide = op.operand_size == 8;
     const std::uint64_t rip = core.gpr[x86::RCX];
     if (wide && !canonical(rip)) return core.raise(Vector::GP);
-    const std::uint64_t base = (state.star >> 48) & 0xffff;
     state.rip = wide ? rip : rip & 0xffffffff;
-    core.set_rflags((core.gpr[x86::R11] & 0x3c7fd7) | rflags::RESERVED1);
-    enter(core, (base + (wide ? 16 : 0)) | 3, (base + 8) | 3, 3, wide);
+    core.set_rflags(x86::sysret_flags(core.gpr[x86::R11]));
+    x86::load_sysret_segments(state, wide);
+    core.update_mode();
     return Flow::leave;
 }
 
@@ -67,7 +47,8 @@ Flow sysenter(Core& core, const Op& op) noexcept
     core.gpr[x86::RSP] = wide ? state.sysenter_esp : state.sysenter_esp & 0xffffffff;
     state.rip = wide ? state.sysenter_eip : state.sysenter_eip & 0xffffffff;
     const std::uint64_t cs = state.sysenter_cs & 0xfffc;
-    enter(core, cs, cs + 8, 0, wide);
+    x86::load_flat_segments(state, cs, cs + 8, 0, wide);
+    core.update_mode();
     return Flow::leave;
 }
 
@@ -84,7 +65,9 @@ Flow sysexit(Core& core, const Op& op) noexcept
     core.gpr[x86::RSP] = wide ? rsp : rsp & 0xffffffff;
     state.rip = wide ? rip : rip & 0xffffffff;
     const std::uint64_t base = state.sysenter_cs & 0xfffc;
-    enter(core, (base + (wide ? 32 : 16)) | 3, (base + (wide ? 40 : 24)) | 3, 3, wide);
+    x86::load_flat_segments(state, (base + (wide ? 32 : 16)) | 3, (base + (wide ? 40 : 24)) | 3, 3,
+                            wide);
+    core.update_mode();
     return Flow::leave;
 }
 

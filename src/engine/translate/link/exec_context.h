@@ -29,8 +29,10 @@ struct alignas(64) ExecContext {
     std::uint64_t host_rip;
     // 0x90: scratch of translated code. By convention slot[0] holds RAX, slot[1] RCX, slot[2] RDX.
     std::uint64_t slot[8];
-    // 0xd0: guest RFLAGS without those (worker; bit 1 is set).
-    std::uint64_t system_flags;
+    // 0xd0: IA32_TSC_AUX. Here, since each cache line that the worker writes for a turn and the
+    // user process has written takes its time to come over.
+    std::uint32_t tsc_aux;
+    std::uint32_t reserved;
     // 0xd8
     std::uint32_t exit;
     // 0xdc: not zero: an interrupt may wait; translated code leaves where it becomes deliverable.
@@ -54,9 +56,8 @@ struct alignas(64) ExecContext {
     std::uint32_t kicked;
     // What a signal found in `exit`: a stub may have stored it and not be through yet.
     std::uint32_t interrupted_exit;
-    // 0x130: IA32_TSC_AUX.
-    std::uint32_t tsc_aux;
-    std::uint32_t reserved;
+    // 0x130: worker: guest RFLAGS without those in `flags` (bit 1 is set).
+    std::uint64_t system_flags;
     // 0x138: worker: what SWAPGS makes fs_base, and the other way round; 0: cannot be had so.
     std::uint64_t other_fs_base;
     // 0x140: worker: CR2.
@@ -64,9 +65,10 @@ struct alignas(64) ExecContext {
 };
 
 namespace context_offset {
-inline constexpr int gpr = 0x00, flags = 0x80, host_rip = 0x88, slot = 0x90, system_flags = 0xd0,
+inline constexpr int gpr = 0x00, flags = 0x80, host_rip = 0x88, slot = 0x90, tsc_aux = 0xd0,
     exit = 0xd8, pending = 0xdc, tsc_offset = 0xe0, fs_base = 0xe8, gs_base = 0xf0, trap = 0xf8,
-    error = 0x100, address = 0x108, engine_rsp = 0x110, engine_fs = 0x118, target = 0x120, kicked = 0x128, tsc_aux = 0x130,
+    error = 0x100, address = 0x108, engine_rsp = 0x110, engine_fs = 0x118, target = 0x120, kicked = 0x128,
+    system_flags = 0x130,
     other_fs_base = 0x138, cr2 = 0x140;
 }
 static_assert(offsetof(ExecContext, flags) == context_offset::flags);
