@@ -22,8 +22,6 @@ constexpr std::uint64_t untranslated_stretch = 32;
 constexpr std::uint64_t trap_debug = 1, trap_page_fault = 14;
 constexpr std::uint64_t error_write = 2;
 
-constexpr bool upper_half(std::uint64_t linear) { return (linear >> 63) != 0; }
-
 CodeCache::Config supervisor_cache_config(std::uint8_t* alias)
 {
     return {.user = false, .address = supervisor_code, .write = alias, .size = supervisor_code_size,
@@ -182,7 +180,7 @@ Executor::Next Executor::dispatch()
         return stop_ == Stop::budget ? Next::dispatch : Next::stop;
     }
     if (block->guest_count == 0) return interpret_exit(block->exits.front().kind, *block);
-    load_context(mode);
+    load_context();
     host_rip_ = block->host;
     return Next::resume;
 }
@@ -373,6 +371,7 @@ Executor::Next Executor::after_site(const Site& site)
     }
     if (exit.kind == ExitKind::indirect) return after_indirect(site);
     if (exit.kind != ExitKind::direct) {
+        if (cross(exit.kind, *site.block)) return Next::resume;
         unload_context(exit.target);
         if (must_leave()) {
             stop_ = Stop::attention;

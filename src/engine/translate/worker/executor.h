@@ -35,6 +35,8 @@
 
 namespace doppel::engine::translate {
 
+constexpr bool upper_half(std::uint64_t linear) { return (linear >> 63) != 0; }
+
 class Executor final : private GuestPages,
                        private interpret::Observer,
                        private memory::WriteListener {
@@ -98,6 +100,11 @@ private:
 
     // The mode of the next instruction, when translated code may run it.
     [[nodiscard]] bool eligible(Mode& mode);
+    // executor_crossing.cpp
+    bool cross(ExitKind kind, const Block& block);
+    bool enter_kernel(const Block& block);
+    bool leave_kernel();
+    void enter_at(std::uint64_t rip, const Block& block);
     void note_vector_state();
     Stop interpret_many(std::uint64_t budget);
     Next interpret_one();
@@ -141,10 +148,16 @@ private:
     // fetched, or is the interpreter's.
     // `target`: an indirect branch leads there.
     Block* block_for(std::uint64_t rip, Mode mode, bool note, bool target = false);
-    void load_context(Mode mode);
+    // The same where that needs no look at guest memory, and the block runs; else nullptr.
+    [[nodiscard]] const Block* known_block(std::uint64_t rip, Mode mode);
+    void load_context();  // of mode_
+    void load_user_context(std::uint64_t flags);
+    void load_system_context(std::uint64_t flags);
     // Registers to the interpreter's state; RIP as given.
     void unload_context(std::uint64_t rip);
-    void take_swapped_gs();
+    [[nodiscard]] bool gs_is_swapped() const;
+    // RFLAGS: of ExecContext::flags what is the guest's, else as `system` has it.
+    [[nodiscard]] static std::uint64_t join_flags(std::uint64_t system, std::uint64_t host);
     // The same from the middle of a block, undoing what its code displaced. False: nobody knows
     // the host address.
     bool unload_precisely();
@@ -216,8 +229,17 @@ private:
         std::uint64_t rip = 0, version = 0;
         AddressSpace* space = nullptr;
         Block* block = nullptr;
-        Mode mode;
+        unsigned mode = 0;  // Mode::key()
     };
+    [[nodiscard]] Lookup& lookup(std::uint64_t rip, Mode mode)
+    {
+        return lookups_[(rip ^ (rip >> lookup_bits) ^ mode.key()) % lookups_.size()];
+    }
+    [[nodiscard]] bool holds(const Lookup& found, std::uint64_t rip, Mode mode) const
+    {
+        return found.rip == rip && found.version == code_version_ + flushes_ &&
+               found.mode == mode.key() && found.space == (mode.user ? space_ : nullptr);
+    }
     static constexpr unsigned lookup_bits = 10;
     std::array<Lookup, 1u << lookup_bits> lookups_{};
 
@@ -250,7 +272,7 @@ private:
         std::uint64_t entries_supervisor = 0, entries_user = 0, direct = 0, missing_targets = 0,
             interpreted = 0, interpreted_runs = 0, faults = 0, page_faults_guest = 0,
             device_faults = 0, odd_faults = 0, code_writes = 0, kicks = 0, steps = 0,
-            fpu_saves = 0, fpu_loads = 0, lost = 0;
+            fpu_saves = 0, fpu_loads = 0, lost = 0, crossings = 0;
     } counts_;
     std::array<std::uint64_t, exit_kinds> site_counts_{};  // by ExitKind
     struct Drops {

@@ -12,12 +12,8 @@ namespace doppel::engine::translate {
 
 Block* Executor::block_for(std::uint64_t rip, Mode mode, bool note, bool target)
 {
-    Lookup& cached = lookups_[(rip ^ (rip >> lookup_bits) ^ mode.key()) % lookups_.size()];
-    AddressSpace* const space = mode.user ? space_ : nullptr;
-    if (!note && !target && cached.rip == rip && cached.version == code_version_ + flushes_ &&
-        cached.mode == mode && cached.space == space) {
-        return cached.block;
-    }
+    Lookup& cached = lookup(rip, mode);
+    if (!note && !target && holds(cached, rip, mode)) return cached.block;
     std::uint64_t ram_offset = 0;
     if (interpreter_.fetch(rip, ram_offset) || ram_offset == interpret::Interpreter::no_memory) {
         return nullptr;
@@ -41,8 +37,14 @@ Block* Executor::block_for(std::uint64_t rip, Mode mode, bool note, bool target)
             note_code((rip | base::page_mask) + 1, block->second_page);
         }
     }
-    cached = {rip, code_version_ + flushes_, space, block, mode};
+    cached = {rip, code_version_ + flushes_, mode.user ? space_ : nullptr, block, mode.key()};
     return block;
+}
+
+const Block* Executor::known_block(std::uint64_t rip, Mode mode)
+{
+    const Lookup& cached = lookup(rip, mode);
+    return holds(cached, rip, mode) && cached.block->guest_count != 0 ? cached.block : nullptr;
 }
 
 // RAM page behind the page of `rip`; Block::no_page: no code can be fetched there.

@@ -29,7 +29,7 @@ bool Executor::begin_check()
     }
     if (lock_step_->prepare(*copy)) take_fpu();
     lock_step_->predict();
-    load_context(mode_);
+    load_context();
     host_rip_ = copy->host;
     return false;
 }
@@ -46,7 +46,7 @@ Executor::Next Executor::end_check(std::uint32_t exit)
     unload_context(site.exit == nullptr ? context().target : site.exit->target);
     if (!lock_step_->difference().empty()) return fail(lock_step_->difference());
     if (leads_on) return Next::dispatch;
-    load_context(mode_);
+    load_context();
     return after_site(site);
 }
 

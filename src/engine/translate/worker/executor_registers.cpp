@@ -39,29 +39,49 @@ std::uint64_t* Executor::targets()
     return mode_.user ? space_->process().targets() : targets_of_supervisor();
 }
 
-void Executor::load_context(Mode mode)
+void Executor::load_context()
 {
     ExecContext& to = context();
     std::copy_n(registers_.gpr, 16, to.gpr);
-    const std::uint64_t flags = interpreter_.rflags();
-    const x86::CpuState& state = *registers_.state;
-    if (mode.user) {
-        to.flags = (flags & own_flags) | host_flags;
-        to.fs_base = state.segments[x86::FS].base;
-        to.gs_base = mode.gs_free ? user_targets : state.segments[x86::GS].base;
+    if (mode_.user) {
+        load_user_context(interpreter_.rflags());
     } else {
         to.gpr[x86::RSP] += fold;
-        to.flags = (flags & own_flags) | host_flags;
-        to.system_flags = flags & ~own_flags;
-        to.fs_base = state.segments[x86::GS].base + fold;
-        const std::uint64_t other = state.kernel_gs_base + fold;
-        to.other_fs_base = other < user_window_end ? other : 0;
-        to.cr2 = state.cr2;
-        to.pending = window_wanted_ ? 1 : 0;
+        load_system_context(interpreter_.rflags());
     }
     in_context_ = true;
+}
+
+// All but the general registers, these two.
+void Executor::load_user_context(std::uint64_t flags)
+{
+    const x86::CpuState& state = *registers_.state;
+    ExecContext& to = context();
+    to.flags = (flags & own_flags) | host_flags;
+    to.fs_base = state.segments[x86::FS].base;
+    to.gs_base = mode_.gs_free ? user_targets : state.segments[x86::GS].base;
     to.tsc_offset = tsc_offset_;
     to.tsc_aux = static_cast<std::uint32_t>(state.tsc_aux);
+}
+
+void Executor::load_system_context(std::uint64_t flags)
+{
+    const x86::CpuState& state = *registers_.state;
+    ExecContext& to = supervisor();
+    to.flags = (flags & own_flags) | host_flags;
+    to.system_flags = flags & ~own_flags;
+    to.fs_base = state.segments[x86::GS].base + fold;
+    const std::uint64_t other = state.kernel_gs_base + fold;
+    to.other_fs_base = other < user_window_end ? other : 0;
+    to.cr2 = state.cr2;
+    to.pending = window_wanted_ ? 1 : 0;
+    to.tsc_offset = tsc_offset_;
+    to.tsc_aux = static_cast<std::uint32_t>(state.tsc_aux);
+}
+
+std::uint64_t Executor::join_flags(std::uint64_t system, std::uint64_t host)
+{
+    return (system & ~own_flags) | (host & own_flags);
 }
 
 void Executor::unload_context(std::uint64_t rip)
@@ -69,25 +89,25 @@ void Executor::unload_context(std::uint64_t rip)
     const ExecContext& from = context();
     std::copy_n(from.gpr, 16, registers_.gpr);
     if (mode_.user) {
-        interpreter_.set_rflags((registers_.state->rflags & ~own_flags) | (from.flags & own_flags));
+        interpreter_.set_rflags(join_flags(registers_.state->rflags, from.flags));
     } else {
         registers_.gpr[x86::RSP] -= fold;
-        interpreter_.set_rflags((from.system_flags & ~own_flags) | (from.flags & own_flags));
-        take_swapped_gs();
+        interpreter_.set_rflags(join_flags(from.system_flags, from.flags));
+        if (gs_is_swapped()) {
+            x86::CpuState& state = *registers_.state;
+            std::swap(state.segments[x86::GS].base, state.kernel_gs_base);
+            interpreter_.mode_changed();
+        }
     }
     *registers_.rip = rip;
     in_context_ = false;
     if (lock_step_ != nullptr) verify_check();
 }
 
-// SWAPGS of translated code.
-void Executor::take_swapped_gs()
+// By translated code, since the context was loaded.
+bool Executor::gs_is_swapped() const
 {
-    x86::CpuState& state = *registers_.state;
-    std::uint64_t& base = state.segments[x86::GS].base;
-    if (base + fold == supervisor().fs_base) return;
-    std::swap(base, state.kernel_gs_base);
-    interpreter_.mode_changed();
+    return registers_.state->segments[x86::GS].base + fold != supervisor().fs_base;
 }
 
 bool Executor::at_point(std::uint64_t host, std::uint64_t& rip) const
