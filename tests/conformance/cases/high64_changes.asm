@@ -345,6 +345,90 @@ user: syscall
 dec ebx
 jnz user
 
+;; case high_system_calls_leave_all_as_they_should
+;; skip emulated_kvm
+; Registers, flags and selectors of both sides are added up; RFLAGS that a system call returns to
+; changes all the time, to what translated code runs with and to what it does not.
+;; in star=0x33000800000000 fmask=0x40600 rsp=high+0x30800
+;; out r15=0xabfda2c701786080 cs=0x43
+set_msr 0xc0000082, handler
+set_msr 0xc0000101, high + 0x20000
+set_msr 0xc0000102, 0x20008
+mov qword [high + 0x20000], 0x1111
+mov qword [high + 0x20008], 0x2222
+%macro add_up 1
+rol r15, 7
+add r15, %1
+%endmacro
+mov rcx, user - high
+mov r11d, 0x202
+mov ebx, 300
+xor r15d, r15d
+mov r10d, 0x123
+swapgs
+o64 sysret
+handler: swapgs
+add_up r10
+inc r10
+mov r8, rsp
+mov rsp, high + 0x30400
+add_up rcx
+add_up r11
+add_up r8
+mov eax, cs
+add_up rax
+mov eax, ss
+add_up rax
+pushfq
+pop rax
+add_up rax
+add_up [gs:0]
+mov r11d, 0x202
+mov eax, ebx
+and eax, 7
+cmp eax, 1
+je .masked
+cmp eax, 3
+je .aligned
+cmp eax, 5
+je .privileged
+cmp eax, 6
+je .nested
+jmp short .status
+.masked: mov r11d, 0x2
+jmp short .status
+.aligned: mov r11d, 0x40202
+jmp short .status
+.privileged: mov r11d, 0x3202
+jmp short .status
+.nested: mov r11d, 0x4202
+.status: mov eax, ebx
+and eax, 0xd4
+or r11d, eax
+mov eax, ebx
+and eax, 8
+shl eax, 7
+or r11d, eax
+mov rsp, r8
+swapgs
+o64 sysret
+user: add_up rsp
+add_up r10
+mov rsp, 0x30800
+pushfq
+pop rax
+add_up rax
+add_up [gs:0]
+cld
+sub rsp, rbx
+xor r8d, r8d
+dec ebx
+jz finished
+bt ebx, 1
+syscall
+jmp user
+finished: nop
+
 ;; case high_software_interrupts
 ;; skip emulated_kvm
 ;; mem 0xa004 = dq high+0xd000

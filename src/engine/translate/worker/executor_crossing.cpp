@@ -21,7 +21,8 @@ using x86::rflags::AC, x86::rflags::IF, x86::rflags::IOPL, x86::rflags::NT, x86:
 // Registers are in the context that is left. False: nothing was done.
 bool Executor::cross(ExitKind kind, const Block& block)
 {
-    if (lock_step_ != nullptr || flush_.any || window_wanted_ || must_leave()) return false;
+    if (lock_step_ != nullptr && lock_step_->armed()) return false;
+    if (flush_.any || window_wanted_ || must_leave()) return false;
     if ((registers_.state->efer & x86::efer::SCE) == 0) return false;
     switch (kind) {
     case ExitKind::syscall: return mode_.user && !mode_.privileged && enter_kernel(block);
