@@ -27,16 +27,31 @@ LINUX_MODULES := $(addprefix $(GUESTS)/linux/modules/,$(addsuffix .ko,virtio_rin
     virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_mmio virtio-rng virtio_blk \
     virtio_console virtio_balloon failover net_failover virtio_net))
 
-$(LINUX_MODULES) &: $(DOWNLOADS)/linux.deb
+# What only some machines have; in an initramfs of their own, for each costs time at every start.
+MORE_MODULES := $(addprefix $(GUESTS)/linux/modules/,$(addsuffix .ko,vsock \
+    vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport))
+MORE_INITRAMFS := $(GUESTS)/linux/more-initramfs.gz
+
+$(LINUX_MODULES) $(MORE_MODULES) &: $(DOWNLOADS)/linux.deb
 	@mkdir -p $(GUESTS)/linux/modules
 	@dpkg-deb --fsys-tarfile $< | tar -x -C $(GUESTS)/linux/modules --transform 's,.*/,,' \
-	    --no-anchored $(notdir $(LINUX_MODULES))
-	@touch $(LINUX_MODULES)
+	    --no-anchored $(notdir $(LINUX_MODULES) $(MORE_MODULES))
+	@touch $(LINUX_MODULES) $(MORE_MODULES)
 
 $(LINUX_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init \
     guests/linux/udhcpc.script guests/linux/make_initramfs.py \
     $(LINUX_MODULES)
 	@guests/linux/make_initramfs.py $< guests/linux/init $@ $(LINUX_MODULES)
+
+$(GUESTS)/linux/vsock: guests/linux/vsock.c
+	@mkdir -p $(@D)
+	@gcc -std=gnu11 -Os -static -s -Wall -Wextra -Wshadow -Wconversion -Werror -o $@ $<
+
+$(MORE_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init \
+    guests/linux/udhcpc.script guests/linux/make_initramfs.py \
+    $(LINUX_MODULES) $(MORE_MODULES) $(GUESTS)/linux/vsock
+	@guests/linux/make_initramfs.py $< guests/linux/init $@ $(LINUX_MODULES) $(MORE_MODULES) \
+	    $(GUESTS)/linux/vsock
 
 # The programs of bench/, and a guest that has them. Static, so that they run anywhere; once at
 # a fixed address and once position-independent, for the two look different to a translator.
@@ -115,7 +130,7 @@ $(GUESTS)/bare/writer.elf: $(WRITER_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
 # What needs no network, and what may.
 .PHONY: bare-guests linux-guest bench-guest debian-guest guests
 bare-guests: $(BARE_GUESTS) $(BARE_C_GUESTS)
-linux-guest: $(LINUX_KERNEL) $(LINUX_INITRAMFS)
+linux-guest: $(LINUX_KERNEL) $(LINUX_INITRAMFS) $(MORE_INITRAMFS)
 bench-guest: linux-guest $(BENCH_INITRAMFS)
 debian-guest: linux-guest $(DEBIAN_INITRAMFS)
 guests: bare-guests linux-guest

@@ -4,7 +4,8 @@
 Usage: make_initramfs.py BUSYBOX INIT OUTPUT [FILE...]
 
 Kernel modules (.ko) go to /lib/modules, and their names in the order given to
-/lib/modules/order, for init to load them; programs, executable files, go to /bench.
+/lib/modules/order, for init to load them; programs, executable files, go to /bench when they
+come from a folder of that name, else to /bin.
 
 Writes the newc cpio format itself (see the kernel's
 Documentation/driver-api/early-userspace/buffer-format.rst) rather than through cpio,
@@ -56,7 +57,8 @@ class Archive:
 def main():
     busybox, init, output, *files = sys.argv[1:]
     modules = [file for file in files if file.endswith(".ko")]
-    programs = [file for file in files if file not in modules]
+    benches = [file for file in files if os.path.basename(os.path.dirname(file)) == "bench"]
+    programs = [file for file in files if file not in modules + benches]
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     archive = Archive()
     for name in ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp"):
@@ -78,10 +80,12 @@ def main():
         archive.add("lib/modules/order", stat.S_IFREG | 0o644, order.encode())
     for module in modules:
         archive.file("lib/modules/" + os.path.basename(module), module, 0o644)
-    if programs:
-        archive.folder("bench")
     for program in programs:
-        archive.file("bench/" + os.path.basename(program), program, 0o755)
+        archive.file("bin/" + os.path.basename(program), program, 0o755)
+    if benches:
+        archive.folder("bench")
+    for bench in benches:
+        archive.file("bench/" + os.path.basename(bench), bench, 0o755)
     packed = gzip.compress(archive.finish(), compresslevel=6, mtime=0)
     temporary = output + ".new"
     with open(temporary, "wb") as target:

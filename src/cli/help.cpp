@@ -81,6 +81,11 @@ Usage: doppel run --kernel FILE [OPTIONS]
   --balloon SIZE      Virtio balloon: the guest gives up SIZE at its start (0 is
                       possible) and returns memory that is free. Keys:
                       reporting=off, deflate-on-oom=off
+  --vsock PATH[,cid=N]
+                      Virtio sockets; the guest's CID is 3 or N. A client of the
+                      Unix socket PATH that writes "CONNECT PORT" and a newline
+                      is answered "OK PORT" and connected to that port of the
+                      guest; the guest reaches port N of CID 2 at PATH_N
   --virtio-console WHERE
                       A console, hvc0 in Linux; WHERE as for --console
   --port NAME=WHERE   A virtio port with a name; several

@@ -2,11 +2,13 @@
 
 #include <fmt/format.h>
 
+#include "backends/vsock/unix_vsock.h"
 #include "devices/virtio/balloon/balloon.h"
 #include "devices/virtio/block/block.h"
 #include "devices/virtio/console/console.h"
 #include "devices/virtio/net/net.h"
 #include "devices/virtio/rng/rng.h"
+#include "devices/virtio/vsock/vsock.h"
 
 namespace doppel::vm {
 
@@ -16,7 +18,8 @@ namespace virtio = devices::virtio;
 using DevicePointer = std::unique_ptr<virtio::Device>;
 
 // Slots of the root bus; 0 is the host bridge.
-constexpr unsigned rng_slot = 1, balloon_slot = 2, console_slot = 3, first_disk_slot = 8,
+constexpr unsigned rng_slot = 1, balloon_slot = 2, console_slot = 3, vsock_slot = 4,
+                   first_disk_slot = 8,
                    first_net_slot = first_disk_slot + most_disks;
 
 machine::VirtioSpec& add(std::vector<machine::VirtioSpec>& specs, std::string name, unsigned slot,
@@ -54,6 +57,12 @@ base::Result<DevicePointer> make_net(const backends::NetOptions& options, unsign
     const backends::MacAddress mac = options.mac.value_or(backends::default_mac(options, number));
     return DevicePointer{
         std::make_unique<virtio::Net>(std::move(backend), virtio::Net::Options{mac})};
+}
+
+base::Result<DevicePointer> make_vsock(const VsockSpec& spec, base::EventLoop& loop)
+{
+    return DevicePointer{std::make_unique<virtio::Vsock>(
+        TRY(backends::UnixVsock::create(loop, spec.path)), spec.cid, loop)};
 }
 
 }  // namespace
@@ -101,6 +110,10 @@ std::vector<machine::VirtioSpec> virtio_specs(const VmConfig& config,
             [first = config.virtio_console, ports = config.ports, console](base::EventLoop& loop) {
                 return make_console(first, ports, console, loop);
             };
+    }
+    if (config.vsock) {
+        add(specs, "vsock", vsock_slot, config.vsock->virtio).make =
+            [spec = *config.vsock](base::EventLoop& loop) { return make_vsock(spec, loop); };
     }
     for (unsigned i = 0; i < config.disks.size(); ++i) {
         const DiskSpec& disk = config.disks[i];

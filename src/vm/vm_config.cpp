@@ -7,6 +7,8 @@
 
 #include <fmt/format.h>
 
+#include "base/option_text.h"
+
 namespace doppel::vm {
 
 namespace {
@@ -274,6 +276,33 @@ base::Result<BalloonSpec> parse_balloon(std::string_view text)
     if (auto result = parse(); !result) {
         return result.error().with_context(fmt::format("--balloon {}", text));
     }
+    return spec;
+}
+
+base::Result<VsockSpec> parse_vsock(std::string_view text)
+{
+    const auto parse = [](std::string rest) -> base::Result<VsockSpec> {
+        VsockSpec spec;
+        spec.virtio = TRY(take_virtio_options(rest));
+        std::string_view left = rest;
+        spec.path = base::take_option_part(left);
+        if (spec.path.empty()) return base::usage_error("No path named");
+        while (!left.empty()) {
+            const auto [key, value] = base::split_key(base::take_option_part(left));
+            const auto cid = parse_number<std::uint32_t>(value);
+            if (key != "cid") {
+                return base::usage_error(fmt::format("There is no '{}'; the key is cid", key));
+            }
+            // 0 to 2 and the largest one mean something else.
+            if (!cid || *cid <= 2 || *cid == ~std::uint32_t{0}) {
+                return base::bad_value(key, value, "a number from 3 to 4294967294");
+            }
+            spec.cid = *cid;
+        }
+        return spec;
+    };
+    auto spec = parse(std::string{text});
+    if (!spec) return spec.error().with_context(fmt::format("--vsock {}", text));
     return spec;
 }
 

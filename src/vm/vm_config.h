@@ -53,6 +53,13 @@ struct BalloonSpec {
     VirtioOptions virtio;
 };
 
+// --vsock PATH[,cid=N,key=value...]: virtio-vsock, over Unix sockets.
+struct VsockSpec {
+    std::string path;
+    std::uint32_t cid = 3;  // the guest's
+    VirtioOptions virtio;
+};
+
 // --port NAME=WHERE: virtio-console port, WHERE as for --console.
 struct PortSpec {
     std::string name;
@@ -85,6 +92,7 @@ struct VmConfig {
     std::vector<NetSpec> nets;    // in this order: eth0, eth1, ...
     RngSpec rng;
     std::optional<BalloonSpec> balloon;
+    std::optional<VsockSpec> vsock;
     // --virtio-console WHERE[,key=value...]: hvc0; its keys are for the ports, too.
     std::optional<ConsoleSpec> virtio_console;
     std::vector<PortSpec> ports;
@@ -115,6 +123,7 @@ base::Result<DiskSpec> parse_disk(std::string_view text);
 base::Result<NetSpec> parse_net(std::string_view text);
 base::Result<RngSpec> parse_rng(std::string_view text);
 base::Result<BalloonSpec> parse_balloon(std::string_view text);
+base::Result<VsockSpec> parse_vsock(std::string_view text);
 base::Result<PortSpec> parse_port(std::string_view text);
 // Sets virtio_console and ports_virtio.
 base::Result<void> parse_virtio_console(std::string_view text, VmConfig& config);

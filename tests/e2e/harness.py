@@ -17,6 +17,8 @@ GUESTS = os.path.abspath(os.environ.get("GUESTS", "build/guests"))
 ENGINE = os.environ.get("ENGINE", "interpret")
 KERNEL = os.path.join(GUESTS, "linux", "vmlinuz")
 INITRAMFS = os.path.join(GUESTS, "linux", "initramfs.gz")
+# With modules and programs for devices that few machines have.
+MORE_INITRAMFS = os.path.join(GUESTS, "linux", "more-initramfs.gz")
 # Machines with little to spare run several tests at once.
 PATIENCE = float(os.environ.get("PATIENCE", "1"))
 BARE_SECONDS = 60 * PATIENCE
