@@ -2,6 +2,8 @@
 // anything, rings, and saved state. What must hold: no crash, no hang, and a device that was
 // reset has nothing in flight.
 #include <fcntl.h>
+#include <sys/epoll.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/log.h"
@@ -14,6 +16,7 @@
 #include "devices/virtio/rng/rng.h"
 #include "devices/virtio/transport/mmio.h"
 #include "devices/virtio/transport/pci.h"
+#include "devices/virtio/vsock/vsock.h"
 
 namespace {
 
@@ -70,10 +73,54 @@ struct Peer final : backends::NetBackend {
     unsigned resumed = 0;
 };
 
-constexpr unsigned network = 4;
+// Programs of the host that send back what they get, in pieces, until some hang up. Some come by
+// themselves.
+struct Programs final : backends::VsockBackend {
+    explicit Programs(base::EventLoop& to) : loop(to) {}
+    ~Programs() override
+    {
+        for (const base::Fd& end : ends) loop.remove(end.get());
+    }
+    void attach(Accept to) override { accept = std::move(to); }
+    base::Result<base::Fd> connect(std::uint32_t port) override
+    {
+        if (port % 4 == 3) return base::io_error("Nobody");
+        if (port % 4 == 2) loop.post([this, port] { accept(port, pair()); });
+        return pair();
+    }
+    base::Fd pair()
+    {
+        std::array<int, 2> fds{};
+        require(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds.data()) == 0);
+        base::Fd& end = ends.emplace_back(fds[1]);
+        require(loop.add(end.get(), EPOLLIN, [this, fd = fds[1]](std::uint32_t) { echo(fd); })
+                    .has_value());
+        if (ends.size() % 2 == 0) require(::write(end.get(), "first", 5) == 5);
+        return base::Fd{fds[0]};
+    }
+    void echo(int fd)
+    {
+        std::array<char, 100> bytes{};
+        const ssize_t got = ::read(fd, bytes.data(), bytes.size());
+        const bool sent = got > 0 && ::send(fd, bytes.data(), static_cast<std::size_t>(got),
+                                            MSG_NOSIGNAL) == got;
+        if (sent && bytes[0] != 7) return;
+        loop.remove(fd);
+        ::shutdown(fd, bytes[0] % 2 == 0 ? SHUT_WR : SHUT_RDWR);
+    }
+    base::EventLoop& loop;
+    Accept accept;
+    std::deque<base::Fd> ends;
+};
+
+constexpr unsigned network = 4, sockets = 5;
 
 Made make(unsigned kind, base::EventLoop& loop)
 {
+    if (kind == sockets) {
+        return std::unique_ptr<virtio::Device>{
+            std::make_unique<virtio::Vsock>(std::make_unique<Programs>(loop), 3, loop)};
+    }
     if (kind == network) {
         return std::unique_ptr<virtio::Device>{std::make_unique<virtio::Net>(
             std::make_unique<Peer>(), virtio::Net::Options{{2, 0, 0, 0, 0, 1}})};
@@ -154,12 +201,45 @@ void set_up(Input& input, World& world, bus::BusDevice& registers, unsigned devi
     set(0x14, 15, 1);
 }
 
+// A split ring of set_up() gets one buffer.
+void offer(World& world, unsigned queue, std::uint64_t at, std::uint32_t size, bool write)
+{
+    const std::uint64_t page = 0x1000 * queue;
+    std::uint16_t index = 0;
+    require(world.memory->read_value(base::Gpa{page + 0x102}, index));
+    const auto slot = static_cast<std::uint16_t>(index % 4);
+    const auto flags = static_cast<std::uint16_t>(write ? virtio::VIRTQ_DESC_F_WRITE : 0);
+    require(world.memory->write_value(base::Gpa{page + 16u * slot},
+                                      virtio::SplitDescriptor{at, size, flags, 0}) &&
+            world.memory->write_value(base::Gpa{page + 0x104 + 2u * slot}, slot) &&
+            world.memory->write_value(base::Gpa{page + 0x102}, static_cast<std::uint16_t>(index + 1)));
+}
+
+// A packet that is nearly right, and room for an answer.
+void send_packet(Input& input, World& world)
+{
+    constexpr std::uint64_t at = 0x4000, answers = 0x5000;
+    const std::uint8_t bits = input.byte(), ports = input.byte(), size = input.byte();
+    virtio::VsockHeader header{3, virtio::host_cid, ports & 3u, ports >> 2u & 7u, size,
+                               virtio::VIRTIO_VSOCK_TYPE_STREAM,
+                               static_cast<virtio::VsockOp>(bits & 7), bits >> 3u & 3u,
+                               bits & 32u ? 40u : 100000u, input.byte()};
+    if ((ports & 0x20) != 0) header.dst_port = 1u << 30 | (ports & 7u);
+    require(world.memory->write_value(base::Gpa{at}, header));
+    offer(world, 1, at, static_cast<std::uint32_t>(sizeof header) + size - (bits >> 7), false);
+    offer(world, 0, answers, bits & 64u ? 50 : 4096, true);
+}
+
 template <typename Transport>
 void drive(Input& input, World& world, Transport& transport, unsigned device_kind,
            const std::vector<std::pair<bus::BusDevice*, std::uint64_t>>& ranges)
 {
     while (!input.empty()) {
         const std::uint8_t what = input.byte();
+        if (device_kind == sockets && what % 16 == 1) {
+            send_packet(input, world);
+            continue;
+        }
         switch (what % 8) {
         case 0: set_up(input, world, *ranges[0].first, device_kind); break;
         case 1:
@@ -208,7 +288,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     Input input{data, size};
     World world;
     const std::uint8_t kind = input.byte();
-    const unsigned device = (kind & 8) != 0 ? network : kind & 3;
+    // Bit 2 is the transport.
+    const unsigned device = (kind & 3) | (kind & 8) >> 1;
     if ((kind & 4) != 0) {
         virtio::MmioTransport transport{world.frontend(device), world.line, 0, 0xfeb00000};
         drive(input, world, transport, device, {{&transport, 0x200}});
