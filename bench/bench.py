@@ -7,6 +7,8 @@ Every program runs for a bounded time and reports its fastest repetition (bench/
 in each place, and the better counts; natively once before the guests and once after. What
 programs compute is compared too. Boot to init is wall time from the start of the process to
 init's first line, with the small initramfs; the median of several.
+
+Disks and networks have tables of their own: storage.py, network.py.
 """
 import argparse
 import dataclasses
@@ -18,7 +20,10 @@ import sys
 import time
 
 import guests
+import network
 import results
+import storage
+import transfers
 
 GUEST_LIMIT = 1800
 # Longer than any program takes for its first repetition on the slowest engine.
@@ -103,6 +108,21 @@ def measure_boot(place, command, runs):
         place.boot = statistics.median(guests.boot_seconds(command) for _ in range(runs))
     except guests.GuestError as error:
         place.problems.append("boot: " + str(error))
+
+
+def measure_transfers(files, options):
+    """Tables of disks and networks for each engine, and what went wrong."""
+    tables, problems = [], []
+    for engine in options.engines:
+        for name, tool in options.transfers.items():
+            print(f"{engine}, {name}: ", end="\n" if options.verbose else "", flush=True)
+            start = time.monotonic()
+            try:
+                tables.append(tool.measure(files, engine, options))
+            except (guests.GuestError, subprocess.SubprocessError, OSError) as error:
+                problems.append(f"{engine}, {name}: {error}")
+            print(f"{time.monotonic() - start:.0f} s", flush=True)
+    return tables, problems
 
 
 def measure_guest(name, make_command, files, chosen, options, stats=()):
@@ -200,7 +220,7 @@ def print_stats(engine):
             print(f"  {name:<44}{value}")
 
 
-def as_json(groups, places, judged):
+def as_json(groups, places, tables, judged):
     return {
         "programs": groups,
         "places": {place.name: {
@@ -210,6 +230,7 @@ def as_json(groups, places, judged):
                                 for name, value in place.independent.results.items()},
             "notes": {name: value.note for name, value in place.run.results.items() if value.note},
             "stats": place.stats, "problems": place.problems} for place in places},
+        "transfers": [table.as_json() for table in tables],
         "bars": {name: [{**dataclasses.asdict(bar), "state": bar.state} for bar in required]
                  for name, required in judged.items()},
     }
@@ -220,7 +241,8 @@ def parse_arguments():
     parser.add_argument("doppel")
     parser.add_argument("guests")
     parser.add_argument("--engines", default="translate", help="comma-separated; or none")
-    parser.add_argument("--only", help="programs or groups, comma-separated; or boot")
+    parser.add_argument("--only", help="programs or groups, comma-separated; boot, "
+                        "storage or network")
     parser.add_argument("--quick", action="store_true", help="one boot, short repetitions")
     parser.add_argument("--no-tcg", action="store_true", help="without QEMU")
     parser.add_argument("--json", metavar="FILE", help="write everything there as well")
@@ -230,6 +252,12 @@ def parse_arguments():
     options.budget = 0.04 if options.quick else 0.3
     options.loops = 1 if options.quick else 2
     options.boots = 1 if options.quick else 3
+    options.rounds, options.seconds = (1, 2) if options.quick else (3, 3)
+    options.disk_mib = 128 if options.quick else 512
+    options.folder = options.guests  # a file system with O_DIRECT, which /tmp may not be
+    options.engines = [engine for engine in options.engines.split(",") if engine != "none"]
+    options.tcg = not options.no_tcg and guests.qemu_command("", "", "") is not None
+    options.transfers = {"storage": storage, "network": network}
     return options
 
 
@@ -241,19 +269,23 @@ def choose(files, options):
     if not options.only:
         return groups
     wanted = options.only.split(",")
-    unknown = set(wanted) - set(groups) - set(groups.values()) - {"boot"}
+    known = [*groups, *dict.fromkeys(groups.values()), "boot", *options.transfers]
+    unknown = set(wanted) - set(known)
     if unknown:
         sys.exit(f"bench.py: --only: no program or group {', '.join(sorted(unknown))}; "
-                 f"there are {', '.join([*groups, *dict.fromkeys(groups.values()), 'boot'])}")
+                 f"there are {', '.join(known)}")
     if "boot" not in wanted:
         options.boots = 0
+    options.transfers = {name: tool for name, tool in options.transfers.items() if name in wanted}
     return {name: group for name, group in groups.items() if name in wanted or group in wanted}
 
 
 def measure_all(files, chosen, options):
     native = run_native(files, chosen, options) if chosen else Place("native")
     tcg = Place("TCG")
-    if guests.qemu_command("", "", "") and not options.no_tcg:
+    if not chosen and not options.boots:
+        return native, tcg, [Place(engine) for engine in options.engines]
+    if options.tcg:
         tcg = measure_guest("TCG", lambda kernel, initramfs, cmdline, _:
                             guests.qemu_command(kernel, initramfs, cmdline),
                             files, chosen, options)
@@ -261,7 +293,7 @@ def measure_all(files, chosen, options):
                              guests.doppel_command(options.doppel, engine, kernel, initramfs,
                                                    cmdline, extra),
                              files, chosen, options, ("--stats=json",))
-               for engine in options.engines.split(",") if engine != "none"]
+               for engine in options.engines]
     if chosen:
         again = run_native(files, chosen, options)
         native.run = results.best([native.run, again.run])
@@ -280,11 +312,19 @@ def main():
         print(f"This machine is busy (load {load:.1f}): the times below are too long.")
     chosen = choose(files, options)
     native, tcg, engines = measure_all(files, chosen, options)
+    tables, problems = measure_transfers(files, options)
     places = [native, tcg, *engines]
     judged = {engine.name: results.bars(chosen, native.run, tcg.run, engine.run,
                                         (engine.boot, tcg.boot)) for engine in engines}
-    print_table(chosen, native, tcg, engines)
+    for table in tables:
+        judged[table.engine] += table.bars()
+    if chosen or options.boots:
+        print_table(chosen, native, tcg, engines)
+    for table in tables:
+        table.show()
     print_notes(places)
+    for problem in problems:
+        print(problem)
     for name, required in judged.items():
         print(f"\nRequired of translate; here {name}:")
         for bar in required:
@@ -295,9 +335,10 @@ def main():
             print_stats(engine)
     if options.json:
         with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(as_json(chosen, places, judged), file, indent=1)
+            json.dump(as_json(chosen, places, tables, judged), file, indent=1)
     missed = any(bar.state == "FAIL" for required in judged.values() for bar in required)
-    return 1 if any(place.problems for place in places) or (options.require and missed) else 0
+    failed = problems or any(place.problems for place in places)
+    return 1 if failed or (options.require and missed) else 0
 
 
 if __name__ == "__main__":

@@ -28,6 +28,7 @@ class Files:
         self.kernel = os.path.join(folder, "linux", "vmlinuz")
         self.initramfs = os.path.join(folder, "linux", "initramfs.gz")
         self.bench_initramfs = os.path.join(folder, "linux", "bench-initramfs.gz")
+        self.io_initramfs = os.path.join(folder, "linux", "io-bench-initramfs.gz")
         self.busybox = os.path.join(folder, "linux", "busybox")
         self.programs = os.path.join(folder, "bench")
 
@@ -40,12 +41,12 @@ def doppel_command(doppel, engine, kernel, initramfs, cmdline, options=()):
             "--initrd", initramfs, "--cmdline", cmdline, *options]
 
 
-def qemu_command(kernel, initramfs, cmdline):
+def qemu_command(kernel, initramfs, cmdline, options=()):
     """None where QEMU is not installed."""
     qemu = shutil.which("qemu-system-x86_64")
     return qemu and [qemu, "-accel", "tcg", "-cpu", "max", "-machine", "q35", "-smp", "1",
                      "-m", "512", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio",
-                     "-kernel", kernel, "-initrd", initramfs, "-append", cmdline]
+                     "-kernel", kernel, "-initrd", initramfs, "-append", cmdline, *options]
 
 
 def commands(text):
@@ -86,10 +87,10 @@ def resident_kib(root):
 class Guest:
     """One running guest. Use as a context: it is killed at the end if it still runs."""
 
-    def __init__(self, command):
+    def __init__(self, command, stdin=subprocess.DEVNULL):
         self.errors = tempfile.TemporaryFile()
         self.started = time.monotonic()
-        self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL,
+        self.process = subprocess.Popen(command, stdin=stdin,
                                         stdout=subprocess.PIPE, stderr=self.errors,
                                         start_new_session=True)
         self.recent = collections.deque(maxlen=12)
@@ -103,6 +104,8 @@ class Guest:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
         self.process.stdout.close()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
         self.errors.close()
 
     def lines(self, limit, silence=None):

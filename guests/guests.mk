@@ -79,6 +79,14 @@ $(BENCH_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init \
     $(LINUX_MODULES) $(BENCH_PROGRAMS)
 	@guests/linux/make_initramfs.py $< guests/linux/init $@ $(LINUX_MODULES) $(BENCH_PROGRAMS)
 
+# A guest that measures its disks and networks, with this machine's fio and iperf3.
+IO_BENCH_INITRAMFS := $(GUESTS)/linux/io-bench-initramfs.gz
+IO_BENCH_PROGRAMS := /usr/bin/fio /usr/bin/iperf3
+
+$(IO_BENCH_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init \
+    guests/linux/udhcpc.script guests/linux/make_initramfs.py $(LINUX_MODULES) | packages-bench
+	@guests/linux/make_initramfs.py $< guests/linux/init $@ $(LINUX_MODULES) $(IO_BENCH_PROGRAMS)
+
 # A Debian system with a self-test, as a folder to run it in here and as an initramfs. Its
 # packages are a download; the rest can be made again from that.
 DEBIAN_DISK := $(DOWNLOADS)/debian-disk
@@ -131,6 +139,6 @@ $(GUESTS)/bare/writer.elf: $(WRITER_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
 .PHONY: bare-guests linux-guest bench-guest debian-guest guests
 bare-guests: $(BARE_GUESTS) $(BARE_C_GUESTS)
 linux-guest: $(LINUX_KERNEL) $(LINUX_INITRAMFS) $(MORE_INITRAMFS)
-bench-guest: linux-guest $(BENCH_INITRAMFS)
+bench-guest: linux-guest $(BENCH_INITRAMFS) $(IO_BENCH_INITRAMFS)
 debian-guest: linux-guest $(DEBIAN_INITRAMFS)
 guests: bare-guests linux-guest

@@ -5,7 +5,8 @@ Usage: make_initramfs.py BUSYBOX INIT OUTPUT [FILE...]
 
 Kernel modules (.ko) go to /lib/modules, and their names in the order given to
 /lib/modules/order, for init to load them; programs, executable files, go to /bench when they
-come from a folder of that name, else to /bin.
+come from a folder of that name, else to /bin, and the shared libraries of this machine that they
+need to where they are here.
 
 Writes the newc cpio format itself (see the kernel's
 Documentation/driver-api/early-userspace/buffer-format.rst) rather than through cpio,
@@ -13,6 +14,7 @@ so that device nodes need no root and the same input gives the same bytes.
 """
 import gzip
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -54,6 +56,16 @@ class Archive:
         self.data += b"\0" * (-len(self.data) % 4)
 
 
+def libraries(programs):
+    """Absolute names of what the dynamic linker would load, itself included."""
+    found = set()
+    for program in programs:
+        # A static program has none, which is an error to ldd.
+        said = subprocess.run(["ldd", program], capture_output=True, text=True, check=False)
+        found.update(re.findall(r"(/\S+) \(0x", said.stdout))
+    return sorted(found)
+
+
 def main():
     busybox, init, output, *files = sys.argv[1:]
     modules = [file for file in files if file.endswith(".ko")]
@@ -86,6 +98,14 @@ def main():
         archive.folder("bench")
     for bench in benches:
         archive.file("bench/" + os.path.basename(bench), bench, 0o755)
+    folders = {"bin", "dev", "etc"} | ({"lib", "lib/modules"} if modules else set())
+    for library in libraries(programs + benches):
+        parts = library.lstrip("/").split("/")
+        for folder in ("/".join(parts[:end]) for end in range(1, len(parts))):
+            if folder not in folders:
+                folders.add(folder)
+                archive.folder(folder)
+        archive.file(library.lstrip("/"), library, 0o755)
     packed = gzip.compress(archive.finish(), compresslevel=6, mtime=0)
     temporary = output + ".new"
     with open(temporary, "wb") as target:
