@@ -1,17 +1,19 @@
 #include "vm/vm.h"
 
-#include <array>
+#include <fmt/format.h>
+
 #include <atomic>
 #include <chrono>
 #include <csignal>
 #include <mutex>
 #include <set>
 #include <string_view>
-#include <thread>
+#include <utility>
 
 #include "backends/character/character_backend.h"
 #include "base/event_loop.h"
 #include "machine/pc.h"
+#include "vm/processors.h"
 #include "vm/signals.h"
 #include "vm/virtio_specs.h"
 #include "x86/cpuid.h"
@@ -21,17 +23,6 @@ namespace doppel::vm {
 namespace {
 
 using engine::Exit;
-
-// By index of the alternatives of engine::Exit.
-constexpr std::array<std::string_view, std::variant_size_v<Exit>> exit_names{
-    "kick", "io_read", "io_write", "mmio_read", "mmio_write", "halt", "shutdown", "error"};
-
-std::uint64_t now_ns()
-{
-    using namespace std::chrono;
-    return static_cast<std::uint64_t>(
-        duration_cast<nanoseconds>(steady_clock::now().time_since_epoch()).count());
-}
 
 double seconds_since(std::chrono::steady_clock::time_point begin)
 {
@@ -66,13 +57,10 @@ private:
     void finish(VmResult result);
     base::Result<void> make_engine(const VmConfig& config,
                                    std::span<const EngineFactory> factories);
-    void run_vcpu() noexcept;
-    void handle(const Exit& exit) noexcept;
+    void ended(const Exit& exit);
+    // On the first vCPU's thread, while none runs.
+    void between_exits();
     void answer_stats();
-    void add_times(base::CounterList& list) const;
-    void serve_read(bus::Space space, std::uint64_t address, unsigned size) noexcept;
-    void serve_write(bus::Space space, std::uint64_t address, unsigned size,
-                     std::uint64_t value) noexcept;
 
     // In order of construction; what is later uses what is earlier.
     std::unique_ptr<base::EventLoop> loop_;
@@ -84,20 +72,17 @@ private:
     std::string engine_names_;
     std::unique_ptr<backends::CharacterBackend> console_;
     // Made after the machine, gone after it: what devices still finish when they end writes to
-    // memory, and the vCPU is told of that.
-    std::unique_ptr<engine::Vcpu> vcpu_;
+    // memory, and the vCPUs are told of that.
+    std::unique_ptr<Processors> processors_;
     std::unique_ptr<machine::Pc> pc_;
 
     std::atomic<State> state_ = State::configured;
-    std::atomic<bool> stop_requested_ = false;
     std::atomic<bool> reset_requested_ = false;
     std::mutex result_mutex_;
     std::optional<VmResult> result_;
 
-    std::array<std::uint64_t, exit_names.size()> exits_{};
+    bool entered_ = false;  // the guest has begun
     std::uint64_t resets_ = 0;
-    // Of the vCPU thread, ns: in run(), in wait(), and answering exits.
-    std::uint64_t in_run_ns_ = 0, in_wait_ns_ = 0, answering_ns_ = 0;
     std::atomic<bool> stats_requested_ = false;
     std::mutex stats_mutex_;
     std::vector<std::function<void(VmStats)>> stats_replies_;
@@ -140,6 +125,11 @@ base::Result<void> VmImpl::build(const VmConfig& config, std::span<const EngineF
     memory_ = TRY(machine::Pc::create_memory(config.memory_bytes));
     cpuid_ = x86::CpuidPolicy::create(x86::this_host(), config.cpus, clock_->tsc_hz());
     TRY(make_engine(config, factories));
+    if (const unsigned most = engine_->capabilities().max_vcpus; config.cpus > most) {
+        return base::usage_error(fmt::format(
+            "--cpus {}: the {} engine runs {} at most; use --cpus {} or another --engine",
+            config.cpus, engine_names_, most, most));
+    }
 
     // Last among what can fail for the user's reasons: a console may be a file to truncate.
     console_ = TRY(backends::create_character_backend(console_text(config.console), *loop_,
@@ -152,12 +142,16 @@ base::Result<void> VmImpl::build(const VmConfig& config, std::span<const EngineF
     };
     events.reset = [this] {
         reset_requested_ = true;
-        if (vcpu_) vcpu_->kick();
+        if (processors_) processors_->meet();
     };
     pc_ = TRY(machine::Pc::create({*memory_, *clock_, *engine_, *console_}, pc_config,
                                   std::move(image), std::move(events)));
-    vcpu_ = TRY(engine_->create_vcpu(0));
-    return {};
+    ProcessorEvents processor_events;
+    processor_events.ended = [this](const Exit& exit) { ended(exit); };
+    processor_events.between = [this] { between_exits(); };
+    processors_ = std::make_unique<Processors>(pc_->bus(), std::move(processor_events));
+    processors_->on_end([this] { loop_->stop(); });
+    return processors_->create(*engine_, config.cpus);
 }
 
 // For the serial port, and for each virtio console.
@@ -175,71 +169,30 @@ void VmImpl::finish(VmResult result)
         const std::lock_guard lock{result_mutex_};
         if (!result_) result_ = std::move(result);
     }
-    stop_requested_ = true;
-    if (vcpu_) vcpu_->kick();
+    if (processors_) processors_->stop();
 }
 
-void VmImpl::serve_read(bus::Space space, std::uint64_t address, unsigned size) noexcept
+void VmImpl::ended(const Exit& exit)
 {
-    std::array<std::byte, 8> data{};
-    const auto part = std::span{data}.first(size);
-    pc_->bus().read(space, address, part);
-    vcpu_->complete_read(base::load_bytes(part));
-}
-
-void VmImpl::serve_write(bus::Space space, std::uint64_t address, unsigned size,
-                         std::uint64_t value) noexcept
-{
-    std::array<std::byte, 8> data{};
-    const auto part = std::span{data}.first(size);
-    base::store_bytes(part, value);
-    pc_->bus().write(space, address, part);
-}
-
-void VmImpl::handle(const Exit& exit) noexcept
-{
-    if (const auto* io_read = std::get_if<engine::IoReadExit>(&exit)) {
-        serve_read(bus::Space::port, io_read->port, io_read->size);
-    } else if (const auto* io_write = std::get_if<engine::IoWriteExit>(&exit)) {
-        serve_write(bus::Space::port, io_write->port, io_write->size, io_write->value);
-    } else if (const auto* mmio_read = std::get_if<engine::MmioReadExit>(&exit)) {
-        serve_read(bus::Space::memory, mmio_read->gpa.value, mmio_read->size);
-    } else if (const auto* mmio_write = std::get_if<engine::MmioWriteExit>(&exit)) {
-        serve_write(bus::Space::memory, mmio_write->gpa.value, mmio_write->size,
-                    mmio_write->value);
-    } else if (std::holds_alternative<engine::HaltExit>(exit)) {
-        vcpu_->wait();
-    } else if (const auto* shutdown = std::get_if<engine::ShutdownExit>(&exit)) {
+    if (const auto* shutdown = std::get_if<engine::ShutdownExit>(&exit)) {
         finish({VmResult::Kind::triple_fault, 0, shutdown->reason});
     } else if (const auto* error = std::get_if<engine::ErrorExit>(&exit)) {
         finish({VmResult::Kind::failed, 0, error->reason});
     }
 }
 
-void VmImpl::run_vcpu() noexcept
+void VmImpl::between_exits()
 {
-    vcpu_->set_state(pc_->entry());
-    std::uint64_t entered = now_ns();
-    while (!stop_requested_) {
-        if (reset_requested_.exchange(false)) {
-            ++resets_;
-            if (const auto restarted = pc_->restart(); !restarted) {
-                finish({VmResult::Kind::failed, 0, restarted.error().text()});
-                break;
-            }
-            vcpu_->set_state(pc_->entry());
+    if (!std::exchange(entered_, true)) processors_->first().set_state(pc_->entry());
+    if (reset_requested_.exchange(false)) {
+        ++resets_;
+        if (const auto restarted = pc_->restart(); !restarted) {
+            finish({VmResult::Kind::failed, 0, restarted.error().text()});
+            return;
         }
-        if (stats_requested_.exchange(false)) answer_stats();
-        const Exit exit = vcpu_->run();
-        const std::uint64_t left = now_ns();
-        in_run_ns_ += left - entered;
-        ++exits_[exit.index()];
-        handle(exit);
-        const bool halted = std::holds_alternative<engine::HaltExit>(exit);
-        entered = now_ns();
-        (halted ? in_wait_ns_ : answering_ns_) += entered - left;
+        processors_->first().set_state(pc_->entry());
     }
-    loop_->stop();
+    if (stats_requested_.exchange(false)) answer_stats();
 }
 
 VmResult VmImpl::run()
@@ -260,12 +213,16 @@ VmResult VmImpl::run()
 
     state_ = State::running;
     begin_ = std::chrono::steady_clock::now();
-    std::thread vcpu_thread{[this] { run_vcpu(); }};
+    processors_->meet();
+    {
+        const std::lock_guard lock{result_mutex_};
+        if (result_) processors_->stop();
+    }
+    processors_->start();
     loop_->run();
     // The loop also ends when epoll itself fails.
-    stop_requested_ = true;
-    vcpu_->kick();
-    vcpu_thread.join();
+    processors_->stop();
+    processors_->join();
     pc_->stop();
     wall_seconds_ = seconds_since(begin_);
     console_->flush();
@@ -281,7 +238,7 @@ void VmImpl::request_stats(std::function<void(VmStats)> reply)
         stats_replies_.push_back(std::move(reply));
     }
     stats_requested_ = true;
-    vcpu_->kick();
+    processors_->meet();
 }
 
 void VmImpl::answer_stats()
@@ -296,37 +253,15 @@ void VmImpl::answer_stats()
     });
 }
 
-void VmImpl::add_times(base::CounterList& list) const
-{
-    const auto add = [&list](std::string_view name, std::uint64_t ns) {
-        list.add("time." + std::string{name} + "_us", ns / 1000);
-    };
-    const engine::RunTime time = vcpu_->run_time();
-    const std::uint64_t asleep = std::min(time.halted_ns, in_run_ns_);
-    const auto executing = static_cast<double>(in_run_ns_ - asleep);
-    double sum = 0;
-    for (const auto& [name, share] : time.shares) sum += static_cast<double>(share);
-    if (sum == 0) add("guest", in_run_ns_ - asleep);
-    for (const auto& [name, share] : time.shares) {
-        if (sum != 0) add(name, static_cast<std::uint64_t>(executing * (static_cast<double>(share) / sum)));
-    }
-    add("halted", asleep + in_wait_ns_);
-    add("vmm", answering_ns_);
-}
-
 VmStats VmImpl::stats() const
 {
     VmStats stats;
     stats.engine = engine_names_;
     stats.wall_seconds =
         wall_seconds_ || state_ == State::configured ? wall_seconds_.value_or(0) : seconds_since(begin_);
-    if (engine_->capabilities().counts_instructions) stats.instructions = vcpu_->instructions();
-    for (std::size_t i = 0; i < exits_.size(); ++i) {
-        stats.counters.add("exits." + std::string{exit_names[i]}, exits_[i]);
-    }
-    add_times(stats.counters);
+    if (engine_->capabilities().counts_instructions) stats.instructions = processors_->instructions();
     stats.counters.add("machine.resets", resets_);
-    vcpu_->counters(stats.counters);
+    processors_->counters(stats.counters);
     engine_->counters(stats.counters);
     pc_->counters(stats.counters);
     stats.counters = without_repetitions(stats.counters);

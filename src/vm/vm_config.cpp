@@ -174,7 +174,7 @@ base::Result<unsigned> parse_cpus(std::string_view text)
 {
     const auto number = parse_number<unsigned>(text);
     if (!number || *number == 0) {
-        return base::usage_error(fmt::format("--cpus {}: not a number of CPUs; use 1", text));
+        return base::usage_error(fmt::format("--cpus {}: not a number of CPUs; use 1 to 64", text));
     }
     return *number;
 }
@@ -366,9 +366,14 @@ base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory)
             "--memory: {} is more than this host's RAM and swap ({}); give less",
             mebibytes(config.memory_bytes), mebibytes(host_memory)));
     }
-    if (config.cpus != 1) {
+    if (config.cpus > most_cpus) {
+        return base::usage_error(
+            fmt::format("--cpus {}: {} at most", config.cpus, most_cpus));
+    }
+    if (config.cpus > 1 && (!config.next_engines.empty() || config.lock_step != 0)) {
         return base::usage_error(fmt::format(
-            "--cpus {}: only one CPU is supported for now; use --cpus 1", config.cpus));
+            "--cpus {}: engines take turns and check each other with one CPU only; use --cpus 1",
+            config.cpus));
     }
     if (config.balloon && config.balloon->bytes > config.memory_bytes) {
         return base::usage_error(fmt::format("--balloon: {} is more than the guest's memory ({})",

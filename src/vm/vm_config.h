@@ -67,6 +67,7 @@ struct PortSpec {
     bool operator==(const PortSpec&) const = default;
 };
 inline constexpr unsigned most_ports = 29;
+inline constexpr unsigned most_cpus = 64;
 
 enum class StatsMode { off, text, json };
 
@@ -80,7 +81,7 @@ struct VmConfig {
     // without a number, until SIGUSR2.
     std::vector<std::uint64_t> switch_at;
     std::uint64_t memory_bytes = std::uint64_t{512} << 20;
-    unsigned cpus = 1;
+    unsigned cpus = 1;  // at most most_cpus, and what the engine runs
     std::string kernel;   // path, required
     std::string initrd;   // path, empty: none
     std::string cmdline;  // may be empty

@@ -41,4 +41,36 @@ CpuState reset_state(bool bootstrap)
     return state;
 }
 
+CpuState init_state(const CpuState& before)
+{
+    const bool bootstrap = (before.apic_base & (1u << 8)) != 0;
+    const CpuState reset = reset_state(bootstrap);
+    CpuState state = before;
+    state.gpr = reset.gpr;
+    state.rip = reset.rip;
+    state.rflags = reset.rflags;
+    state.segments = reset.segments;
+    state.ldtr = reset.ldtr;
+    state.tr = reset.tr;
+    state.gdtr = reset.gdtr;
+    state.idtr = reset.idtr;
+    state.cr0 = cr0::ET | (before.cr0 & (cr0::CD | cr0::NW));
+    state.cr2 = state.cr3 = state.cr4 = 0;
+    state.dr = reset.dr;
+    state.dr6 = reset.dr6;
+    state.dr7 = reset.dr7;
+    state.efer = 0;
+    state.kvm_system_time = state.kvm_wall_clock = state.kvm_steal_time = state.kvm_pv_eoi = 0;
+    state.events = reset.events;
+    return state;
+}
+
+void start_up(CpuState& state, std::uint8_t vector)
+{
+    state.segments[CS].selector = static_cast<std::uint16_t>(vector << 8);
+    state.segments[CS].base = std::uint64_t{vector} << 12;
+    state.rip = 0;
+    state.events.activity = Activity::running;
+}
+
 }  // namespace doppel::x86

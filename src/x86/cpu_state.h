@@ -112,5 +112,11 @@ struct CpuState {
 // State after power-up or RESET (SDM volume 3 table 10-1): real mode at F000:FFF0.
 // `bootstrap` sets the BSP bit of IA32_APIC_BASE; others wait for SIPI.
 CpuState reset_state(bool bootstrap);
+// After INIT (the same table): vector registers, MSRs and caches stay, except EFER and what KVM's
+// paravirtual MSRs asked for, as under KVM. Then the bootstrap processor runs from F000:FFF0,
+// others wait for SIPI.
+CpuState init_state(const CpuState& before);
+// SIPI (SDM volume 3 section 10.4.3): real mode at vector << 12.
+void start_up(CpuState& state, std::uint8_t vector);
 
 }  // namespace doppel::x86

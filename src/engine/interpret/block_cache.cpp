@@ -19,14 +19,19 @@ constexpr std::uint64_t page_of(std::uint64_t ram_offset)
 
 }  // namespace
 
-BlockCache::BlockCache(Core& core, memory::GuestMemory& memory)
+BlockCache::BlockCache(Core& core, memory::GuestMemory& memory, SharedCode* shared, unsigned vcpu)
     : core_(core), memory_(memory), buckets_(bucket_count, nullptr),
-      pages_(page_of(memory.ram_size())), watched_(page_of(memory.ram_size()))
+      pages_(page_of(memory.ram_size())), watched_(page_of(memory.ram_size())), shared_(shared),
+      vcpu_(vcpu)
 {
     memory.add_listener(*this);
+    if (shared_ != nullptr) shared_->join(vcpu_, core_.attention);
 }
 
-BlockCache::~BlockCache() = default;
+BlockCache::~BlockCache()
+{
+    if (shared_ != nullptr) shared_->leave(vcpu_);
+}
 
 std::size_t BlockCache::bucket(std::uint64_t ram_offset, std::uint64_t rip) const
 {
@@ -120,6 +125,7 @@ void BlockCache::set_watch(std::uint64_t page, std::uint8_t who)
     // flag second, so that one of the two sees the other.
     watched_[page].fetch_or(who, std::memory_order_seq_cst);
     memory_.note_code(page << base::page_shift);
+    if (shared_ != nullptr) shared_->watch(vcpu_, page << base::page_shift);
     std::atomic_thread_fence(std::memory_order_seq_cst);
 }
 
@@ -135,15 +141,26 @@ void BlockCache::drop_page(std::uint64_t page)
 {
     // A block in two pages may be met again through the other one; unlink() does not mind.
     for (Block* block : pages_[page]->blocks) unlink(*block);
+    unwatch(page);
+    ++dropped_pages_;
+}
+
+void BlockCache::unwatch(std::uint64_t page)
+{
     pages_[page].reset();
     watched_[page].fetch_and(watched_by_observer, std::memory_order_relaxed);
-    ++dropped_pages_;
+    if (shared_ != nullptr) shared_->unwatch(vcpu_, page << base::page_shift);
 }
 
 bool BlockCache::written(std::uint64_t ram_offset, std::uint64_t size)
 {
     if (size == 0) return false;
-    const bool dropped = drop(ram_offset, size);
+    bool dropped = drop(ram_offset, size);
+    if (shared_ != nullptr && (shared_->watched_by_others(vcpu_, ram_offset) ||
+                               shared_->watched_by_others(vcpu_, ram_offset + size - 1))) {
+        to_tell_.push_back({ram_offset, size});
+        dropped = true;
+    }
     if (core_.observer == nullptr) return dropped;
     const std::uint64_t last = page_of(ram_offset + size - 1);
     for (std::uint64_t page = page_of(ram_offset); page <= last && page < watched_.size(); ++page) {
@@ -184,9 +201,7 @@ void BlockCache::page_changed(std::uint64_t linear)
 void BlockCache::clear()
 {
     for (std::uint64_t page = 0; page < pages_.size(); ++page) {
-        if (pages_[page] == nullptr) continue;
-        pages_[page].reset();
-        watched_[page].fetch_and(watched_by_observer, std::memory_order_relaxed);
+        if (pages_[page] != nullptr) unwatch(page);
     }
     std::fill(buckets_.begin(), buckets_.end(), nullptr);
     jumps_.fill(nullptr);
@@ -223,8 +238,36 @@ void BlockCache::on_write(base::Gpa start, std::uint64_t size) noexcept
     core_.attention.store(true, std::memory_order_release);
 }
 
+void BlockCache::tell_others_now()
+{
+    for (const SharedCode::Write& write : to_tell_) {
+        shared_->written(vcpu_, write.ram_offset, write.size);
+    }
+    to_tell_.clear();
+}
+
+void BlockCache::enter()
+{
+    if (shared_ == nullptr) return;
+    shared_->enter(vcpu_);
+    apply_messages();
+}
+
+void BlockCache::apply_messages()
+{
+    const SharedCode::Messages messages = shared_->take(vcpu_);
+    for (const std::uint64_t page : messages.watched) {
+        MemoryAccess::watch_page(core_, page << base::page_shift);
+    }
+    for (const SharedCode::Write& write : messages.written) {
+        static_cast<void>(drop(write.ram_offset, write.size));
+    }
+    shared_->settle(vcpu_, messages);
+}
+
 void BlockCache::apply_remote_writes()
 {
+    if (shared_ != nullptr) apply_messages();
     if (!remote_pending_.exchange(false, std::memory_order_acquire)) return;
     std::vector<RemoteWrite> writes;
     {

@@ -20,6 +20,7 @@
 
 #include "base/address.h"
 #include "engine/interpret/op.h"
+#include "engine/interpret/shared_code.h"
 #include "memory/guest_memory.h"
 
 namespace doppel::engine::interpret {
@@ -49,8 +50,10 @@ public:
     static constexpr unsigned max_ops = 64;
     static constexpr unsigned jump_bits = 13;
 
-    // Registers itself as a listener of `memory`; both outlive every write to it.
-    BlockCache(Core& core, memory::GuestMemory& memory);
+    // Registers itself as a listener of `memory`; both outlive every write to it. shared: of the
+    // vCPUs that share the memory, of which this is number `vcpu`; nullptr: there is one.
+    BlockCache(Core& core, memory::GuestMemory& memory, SharedCode* shared = nullptr,
+               unsigned vcpu = 0);
     ~BlockCache() override;
 
     // ---- lookup (vCPU thread) -----------------------------------------------------------
@@ -76,15 +79,23 @@ public:
     void unwatch_for_observer(std::uint64_t ram_offset);
     // Everything is dropped when this is true at a block boundary.
     [[nodiscard]] bool full() const { return op_count_ >= op_limit; }
+    // Other vCPUs' stores to the watched page may still go unseen: what is decoded from it is not
+    // to be kept.
+    [[nodiscard]] bool unsettled(std::uint64_t ram_offset)
+    {
+        return shared_ != nullptr && !shared_->settled(vcpu_, ram_offset);
+    }
     void clear();
 
     // ---- invalidation ---------------------------------------------------------------------
     [[nodiscard]] bool watched(std::uint64_t ram_offset) const
     {
-        return watched_[ram_offset >> base::page_shift].load(std::memory_order_relaxed) != 0;
+        return watched_[ram_offset >> base::page_shift].load(std::memory_order_relaxed) != 0 ||
+               (shared_ != nullptr && shared_->watched(ram_offset));
     }
-    // vCPU thread: RAM is about to be or was written. True when a block was dropped. Tells
-    // core.observer of pages watched for it.
+    // vCPU thread: RAM is about to be or was written, two pages at most. True when the block that
+    // runs must not go on. Tells core.observer of pages watched for it, and after the instruction
+    // the other vCPUs.
     bool written(std::uint64_t ram_offset, std::uint64_t size);
     // As above, and tells nobody.
     bool drop(std::uint64_t ram_offset, std::uint64_t size);
@@ -94,8 +105,19 @@ public:
     void page_changed(std::uint64_t linear);
     // Any thread: remembered, and core.attention set, when decoded code may be affected.
     void on_write(base::Gpa start, std::uint64_t size) noexcept override;
-    // vCPU thread: does what on_write() remembered.
+    // vCPU thread: does what on_write() remembered, and what other vCPUs asked for.
     void apply_remote_writes();
+    // vCPU thread, between instructions: tells the others what this vCPU wrote.
+    void tell_others()
+    {
+        if (!to_tell_.empty()) tell_others_now();
+    }
+    // vCPU thread: guest code runs from now on, or none does.
+    void enter();
+    void leave()
+    {
+        if (shared_ != nullptr) shared_->left(vcpu_);
+    }
 
     [[nodiscard]] std::uint64_t decoded_blocks() const { return decoded_blocks_; }
     [[nodiscard]] std::uint64_t dropped_pages() const { return dropped_pages_; }
@@ -111,7 +133,10 @@ private:
     [[nodiscard]] std::size_t bucket(std::uint64_t ram_offset, std::uint64_t rip) const;
     void enter_page(std::uint64_t page, std::uint64_t first, std::uint64_t last, Block& block);
     void drop_page(std::uint64_t page);
+    void unwatch(std::uint64_t page);
     void unlink(Block& block);
+    void tell_others_now();
+    void apply_messages();
 
     struct RemoteWrite {
         std::uint64_t ram_offset, size;
@@ -137,6 +162,10 @@ private:
     std::mutex remote_mutex_;
     std::vector<RemoteWrite> remote_writes_;
     std::atomic<bool> remote_pending_{false};
+
+    SharedCode* const shared_;
+    const unsigned vcpu_;
+    std::vector<SharedCode::Write> to_tell_;
 };
 
 }  // namespace doppel::engine::interpret

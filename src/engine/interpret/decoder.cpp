@@ -244,6 +244,7 @@ Decoder::Outcome Decoder::decode_one(std::span<const std::uint8_t> bytes, std::u
 Block* Decoder::decode(std::uint64_t linear, std::uint64_t ram_offset, unsigned max_ops) noexcept
 {
     core_.blocks->watch(ram_offset);
+    settled_ = !core_.blocks->unsettled(ram_offset);  // before the bytes are read
     const auto* page = std::bit_cast<const std::uint8_t*>(core_.memory.ram() + ram_offset);
     const std::uint64_t rip = core_.state.rip;
     std::uint64_t left = page_size - (linear & page_mask);
@@ -303,6 +304,7 @@ Block* Decoder::decode_straddling(std::uint64_t linear, std::uint64_t ram_offset
     const bool has_second = second_page != FetchEntry::no_memory;
     if (has_second) {
         core_.blocks->watch(second_page);
+        settled_ = settled_ && !core_.blocks->unsettled(second_page);
         std::memcpy(bytes.data() + first_size, core_.memory.ram() + second_page, max_length);
     }
     Op& op = ops_[0] = Op{};
@@ -338,7 +340,7 @@ Block* Decoder::finish(std::uint64_t ram_offset, std::uint64_t second_page, unsi
     block->vectors = std::any_of(ops_.begin(), ops_.begin() + count,
                                  [](const Op& op) { return op.vectors; });
     block->ops = block->storage.get();
-    if (keep) return &core_.blocks->add(std::move(block));
+    if (keep && settled_) return &core_.blocks->add(std::move(block));
     transient_ = std::move(block);
     return transient_.get();
 }

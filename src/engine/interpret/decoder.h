@@ -42,6 +42,7 @@ private:
     ZydisDecoder bits64_, compat32_, compat16_, legacy32_, legacy16_, real16_;
     std::array<Op, BlockCache::max_ops + 1> ops_;
     std::unique_ptr<Block> transient_;
+    bool settled_ = true;  // BlockCache::unsettled() of the pages being decoded
 };
 
 }  // namespace doppel::engine::interpret

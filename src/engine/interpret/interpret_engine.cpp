@@ -1,8 +1,10 @@
 // The interpret engine: its vCPUs and the routing of interrupt messages between them.
+#include <mutex>
 #include <vector>
 
 #include "bus/doorbell_set.h"
 #include "engine/engine.h"
+#include "engine/interpret/shared_code.h"
 #include "engine/interpret/vcpu.h"
 
 namespace doppel::engine {
@@ -11,11 +13,15 @@ namespace {
 
 using interpret::ApicRouter;
 using interpret::InterpretVcpu;
+using interpret::SharedCode;
 
 // The VM owns the vCPUs; the engine knows those that are alive.
 class InterpretEngine final : public Engine, private bus::LocalInterrupts, private ApicRouter {
 public:
-    explicit InterpretEngine(const EngineConfig& config) : config_(config) {}
+    InterpretEngine(const EngineConfig& config, std::unique_ptr<SharedCode> shared)
+        : config_(config), shared_(std::move(shared))
+    {
+    }
 
     EngineKind kind() const override { return EngineKind::interpret; }
     Capabilities capabilities() const override
@@ -24,7 +30,7 @@ public:
         capabilities.counts_instructions = true;
         capabilities.instruction_budget = true;
         capabilities.hand_over = true;
-        capabilities.max_vcpus = 1;
+        capabilities.max_vcpus = SharedCode::most_vcpus;
         return capabilities;
     }
 
@@ -91,9 +97,24 @@ private:
     {
         return doorbells_.ring(space, address, size, value);
     }
+    SharedCode* shared_code() noexcept override { return shared_.get(); }
+    std::uint64_t common_tsc_offset(std::uint64_t wanted) noexcept override
+    {
+        if (shared_ == nullptr) return wanted;
+        const std::lock_guard lock{tsc_mutex_};
+        const auto apart = static_cast<std::int64_t>(wanted - tsc_offset_);
+        const auto second = static_cast<std::int64_t>(config_.clock.tsc_hz());
+        if (!tsc_offset_known_ || apart > second || apart < -second) tsc_offset_ = wanted;
+        tsc_offset_known_ = true;
+        return tsc_offset_;
+    }
 
     EngineConfig config_;
+    std::unique_ptr<SharedCode> shared_;
     std::vector<InterpretVcpu*> vcpus_;
+    std::mutex tsc_mutex_;
+    std::uint64_t tsc_offset_ = 0;  // tsc_mutex_: the last one, for common_tsc_offset()
+    bool tsc_offset_known_ = false;
     bus::InterruptSource* source_ = nullptr;
     bus::DoorbellSet doorbells_;
 };
@@ -102,7 +123,9 @@ private:
 
 base::Result<std::unique_ptr<Engine>> create_interpret_engine(const EngineConfig& config)
 {
-    return std::unique_ptr<Engine>{std::make_unique<InterpretEngine>(config)};
+    std::unique_ptr<interpret::SharedCode> shared;
+    if (config.vcpus > 1) shared = TRY(interpret::SharedCode::create(config.memory.ram_size()));
+    return std::unique_ptr<Engine>{std::make_unique<InterpretEngine>(config, std::move(shared))};
 }
 
 }  // namespace doppel::engine

@@ -70,8 +70,8 @@ class BlockInterpreter final : public Interpreter {
 public:
     BlockInterpreter(memory::GuestMemory& memory, bus::VmClock& clock,
                      const x86::CpuidPolicy& cpuid, Environment& environment,
-                     std::unique_ptr<ThunkCache> thunks)
-        : core_(memory, clock, cpuid), blocks_(core_, memory), system_(core_, environment),
+                     std::unique_ptr<ThunkCache> thunks, const Sharing& sharing)
+        : core_(memory, clock, cpuid), blocks_(core_, memory, sharing.code, sharing.vcpu), system_(core_, environment),
           apic_page_(core_, system_), runner_(core_, system_, blocks_), trial_(memory.ram())
     {
         core_.blocks = &blocks_;
@@ -233,8 +233,17 @@ public:
 
     void offer_eoi() override { system_.offer_eoi(); }
     [[nodiscard]] bool eoi_taken(EoiOffer offer) override { return system_.eoi_taken(offer); }
-    void stops_running() override { system_.stops_running(); }
-    void runs_again() override { system_.runs_again(); }
+    void stops_running() override
+    {
+        system_.stops_running();
+        blocks_.tell_others();
+        blocks_.leave();
+    }
+    void runs_again() override
+    {
+        blocks_.enter();
+        system_.runs_again();
+    }
 
     [[nodiscard]] std::uint64_t instructions() const override { return core_.instructions; }
     [[nodiscard]] std::span<const std::uint64_t> stepped() const override { return core_.stepped; }
@@ -304,11 +313,12 @@ std::uint64_t Environment::realtime_ns() noexcept
 base::Result<std::unique_ptr<Interpreter>> Interpreter::create(memory::GuestMemory& memory,
                                                                bus::VmClock& clock,
                                                                const x86::CpuidPolicy& cpuid,
-                                                               Environment& environment)
+                                                               Environment& environment,
+                                                               const Sharing& sharing)
 {
     auto thunks = TRY(ThunkCache::create());
     return std::unique_ptr<Interpreter>{std::make_unique<BlockInterpreter>(
-        memory, clock, cpuid, environment, std::move(thunks))};
+        memory, clock, cpuid, environment, std::move(thunks), sharing)};
 }
 
 }  // namespace doppel::engine::interpret

@@ -98,12 +98,21 @@ struct TrialWrite {
     bool page_table = false;   // the processor's own: accessed and dirty bits
 };
 
+class SharedCode;
+
+// Of several interpreters over one guest memory, which run at the same time.
+struct Sharing {
+    SharedCode* code = nullptr;  // outlives them; nullptr: there is only one
+    unsigned vcpu = 0;
+};
+
 class Interpreter {
 public:
     static base::Result<std::unique_ptr<Interpreter>> create(memory::GuestMemory& memory,
                                                              bus::VmClock& clock,
                                                              const x86::CpuidPolicy& cpuid,
-                                                             Environment& environment);
+                                                             Environment& environment,
+                                                             const Sharing& sharing = {});
     virtual ~Interpreter() = default;
 
     virtual void set_state(const x86::CpuState& state) = 0;
@@ -237,8 +246,8 @@ public:
     [[nodiscard]] virtual bool eoi_taken(EoiOffer offer) = 0;
     // The vCPU will not run for a while: it halts, or is paused.
     virtual void stops_running() = 0;
-    // Before guest code runs after that, and after set_state(): does the flush that another vCPU
-    // asked for meanwhile. Cheap when there was nothing.
+    // Before guest code runs after that or an interrupt is delivered, and after set_state(): does
+    // what other vCPUs asked for meanwhile. Cheap when there was nothing.
     virtual void runs_again() = 0;
 
     [[nodiscard]] virtual std::uint64_t instructions() const = 0;

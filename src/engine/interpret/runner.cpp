@@ -12,6 +12,13 @@ constexpr std::uint64_t no_end = ~std::uint64_t{0};
 
 Runner::Stop Runner::run(std::uint64_t instructions) noexcept
 {
+    const Stop stop = run_to_stop(instructions);
+    blocks_.tell_others();
+    return stop;
+}
+
+Runner::Stop Runner::run_to_stop(std::uint64_t instructions)
+{
     const std::uint64_t end = instructions == 0 ? no_end : core_.instructions + instructions;
     begin();
     // An instruction that a device interrupted is finished before anything else happens.
@@ -20,6 +27,7 @@ Runner::Stop Runner::run(std::uint64_t instructions) noexcept
     }
     for (;;) {
         core_.end_block_ = false;
+        blocks_.tell_others();
         if (const MaybeStop stop = look()) return *stop;
         if (core_.instructions >= end || flags_left()) return Stop::budget;
         const MaybeStop stop = must_step() ? step() : run_blocks(end);

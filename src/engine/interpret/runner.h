@@ -40,6 +40,7 @@ private:
     // Runs blocks one after another until something has to be looked at. `end`: value of
     // core.instructions to stop at.
     MaybeStop run_blocks(std::uint64_t end);
+    Stop run_to_stop(std::uint64_t instructions);
     // Runs ops of a block, with Limit::ops at most `limit` of them. `last`: the op it ended with.
     template <Limit limit_kind>
     Flow run_ops(const Block& block, std::uint64_t limit, const Op*& last);

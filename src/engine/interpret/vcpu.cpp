@@ -50,7 +50,8 @@ base::Result<std::unique_ptr<InterpretVcpu>> InterpretVcpu::create(const EngineC
 {
     std::unique_ptr<InterpretVcpu> vcpu{new InterpretVcpu{config, router, index}};
     vcpu->interpreter_ =
-        TRY(Interpreter::create(config.memory, config.clock, config.cpuid, *vcpu));
+        TRY(Interpreter::create(config.memory, config.clock, config.cpuid, *vcpu,
+                                {router.shared_code(), index}));
     vcpu->timer_ = config.clock.create_timer([raw = vcpu.get()] { raw->signal(); });
     vcpu->set_state(x86::reset_state(index == 0));
     return vcpu;
@@ -74,10 +75,40 @@ Exit InterpretVcpu::run() noexcept
             note(apic_.on_time(now()));
             arm_timer();
         }
+        if (!may_run()) {
+            interpreter_->stops_running();
+            return HaltExit{};
+        }
         inject_pending();
         if (budget_end_ != 0 && interpreter_->instructions() >= budget_end_) return KickExit{};
         if (auto exit = execute_once()) return std::move(*exit);
     }
+}
+
+bool InterpretVcpu::may_run() noexcept
+{
+    x86::CpuState* const state = interpreter_->direct().state;
+    bool init = false;
+    std::optional<std::uint8_t> startup;
+    {
+        const std::lock_guard lock{apic_mutex_};
+        init = std::exchange(init_pending_, false);
+        if (init) apic_.init();
+        startup = std::exchange(startup_, std::nullopt);
+    }
+    if (init) {
+        const std::uint64_t offset = tsc_offset_.load(std::memory_order_relaxed);
+        interpreter_->set_state(x86::init_state(interpreter_->state()));
+        interpreter_->set_tsc_offset(offset);
+    }
+    if (state->events.activity != x86::Activity::wait_for_sipi) return true;
+    if (!startup) return false;
+    x86::CpuState started = interpreter_->state();
+    x86::start_up(started, *startup);
+    const std::uint64_t offset = tsc_offset_.load(std::memory_order_relaxed);
+    interpreter_->set_state(started);
+    interpreter_->set_tsc_offset(offset);
+    return true;
 }
 
 std::optional<Exit> InterpretVcpu::execute_once() noexcept
@@ -222,6 +253,12 @@ x86::ApicTime InterpretVcpu::now() const
 void InterpretVcpu::note(x86::Accepted accepted) noexcept
 {
     if (accepted == x86::Accepted::nmi) nmi_pending_ = true;
+    // A SIPI that came before the INIT is none.
+    if (accepted == x86::Accepted::init) {
+        init_pending_ = true;
+        startup_.reset();
+        nmi_pending_ = false;
+    }
 }
 
 void InterpretVcpu::arm_timer() noexcept
@@ -252,7 +289,9 @@ void InterpretVcpu::accept(const x86::ApicMessage& message) noexcept
 {
     {
         const std::lock_guard lock{apic_mutex_};
-        note(apic_.accept(message));
+        const x86::Accepted accepted = apic_.accept(message);
+        note(accepted);
+        if (accepted == x86::Accepted::startup) startup_ = message.vector;
     }
     signal();
 }
@@ -281,6 +320,8 @@ void InterpretVcpu::reset_apic() noexcept
     const std::lock_guard lock{apic_mutex_};
     apic_.reset();
     nmi_pending_ = false;
+    init_pending_ = false;
+    startup_.reset();
     arm_timer();
 }
 
@@ -413,6 +454,9 @@ x86::CpuState InterpretVcpu::state() noexcept
 void InterpretVcpu::set_state(const x86::CpuState& state) noexcept
 {
     interpreter_->set_state(state);
+    const std::uint64_t offset = tsc_offset_.load(std::memory_order_relaxed);
+    const std::uint64_t common = router_.common_tsc_offset(offset);
+    if (common != offset) interpreter_->set_tsc_offset(common);
     const std::lock_guard lock{apic_mutex_};
     apic_.load_apic_base(state.apic_base);
     apic_.load_tsc_deadline(state.tsc_deadline);

@@ -29,6 +29,11 @@ public:
                       std::uint64_t value) noexcept = 0;
     virtual void route(const x86::ApicMessage& message, unsigned sender) noexcept = 0;
     [[nodiscard]] virtual bus::InterruptSource* source() noexcept = 0;
+    // What vCPUs share, nullptr when there is one.
+    [[nodiscard]] virtual SharedCode* shared_code() noexcept = 0;
+    // The offset to use for a time-stamp counter that is to have this one from now on. vCPUs that
+    // are set to nearly the same time mean the same time.
+    [[nodiscard]] virtual std::uint64_t common_tsc_offset(std::uint64_t wanted) noexcept = 0;
 };
 
 class InterpretVcpu final : public Vcpu, private Environment {
@@ -82,6 +87,8 @@ private:
 
     [[nodiscard]] x86::ApicTime now() const;
     void note(x86::Accepted accepted) noexcept;  // apic_mutex_ held
+    // INIT and SIPI, if one came. False: the vCPU waits for SIPI.
+    [[nodiscard]] bool may_run() noexcept;
     void carry_out(const x86::Effects& effects) noexcept;
     // Something for the run loop to look at: wakes wait(), stops execute().
     void signal() noexcept;
@@ -106,6 +113,8 @@ private:
     std::mutex apic_mutex_;
     x86::LocalApic apic_;
     bool nmi_pending_ = false;            // apic_mutex_
+    bool init_pending_ = false;           // apic_mutex_
+    std::optional<std::uint8_t> startup_; // apic_mutex_: SIPI's vector
     std::uint64_t armed_ns_ = 0;          // apic_mutex_: what timer_ is set to, 0 nothing
     std::atomic<std::uint64_t> tsc_offset_{0};
     bool rejected_ = false;               // vCPU thread
