@@ -120,9 +120,10 @@ BARE_CC := gcc -m32 -std=gnu11 -O2 -ffreestanding -fno-pic -fno-stack-protector 
     -fcf-protection=none -fno-asynchronous-unwind-tables -mgeneral-regs-only -I guests/bare \
     -Wall -Wextra -Wshadow -Wconversion -Wno-pointer-to-int-cast -Wno-int-to-pointer-cast -Werror
 BARE_C_HEADERS := $(wildcard guests/bare/c/*.h) guests/bare/bare.h
-BARE_C_GUESTS := $(addprefix $(GUESTS)/bare/,fuzz.elf writer.elf)
+BARE_C_GUESTS := $(addprefix $(GUESTS)/bare/,fuzz.elf writer.elf smp.elf)
 FUZZ_PARTS := entry machine virtio random fuzz fuzz_requests fuzz_ring fuzz_machine
 WRITER_PARTS := entry machine virtio writer
+SMP_PARTS := entry machine smp_entry smp
 
 $(BARE_C)/%.o: guests/bare/c/%.c $(BARE_C_HEADERS)
 	@mkdir -p $(@D)
@@ -134,6 +135,8 @@ $(GUESTS)/bare/fuzz.elf: $(FUZZ_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
 	@$(BARE_LD) --defsym image_start=0x3a5b7000 -o $@ $(FUZZ_PARTS:%=$(BARE_C)/%.o)
 $(GUESTS)/bare/writer.elf: $(WRITER_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
 	@$(BARE_LD) -o $@ $(WRITER_PARTS:%=$(BARE_C)/%.o)
+$(GUESTS)/bare/smp.elf: $(SMP_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
+	@$(BARE_LD) -o $@ $(SMP_PARTS:%=$(BARE_C)/%.o)
 
 # What needs no network, and what may.
 .PHONY: bare-guests linux-guest bench-guest debian-guest guests
