@@ -21,6 +21,19 @@ class Bare(TestCase):
     def test_interrupts(self):
         self.passes("interrupts")
 
+    def test_smp(self):
+        if ENGINE == "translate":
+            result = run_bare("smp", "--cpus", "2")
+            self.assertEqual(result.returncode, 2)
+            self.assertIn("--cpus 2: the translate engine runs 1", result.stderr)
+            return
+        if ENGINE == "kvm":
+            # Where KVM is software, it forgets to wake a halted vCPU now and then.
+            self.skipTest("needs KVM with hardware support")
+        for cpus in ["2", "4", "8"]:
+            with self.subTest(cpus=cpus):
+                self.passes("smp", "--cpus", cpus, "--cmdline", f"cpus={cpus} rounds=1000")
+
     def test_paravirt(self):
         stats = json.loads(self.passes("paravirt", "--stats=json").stderr)
         if ENGINE != "kvm":

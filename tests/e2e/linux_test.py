@@ -45,6 +45,18 @@ class Linux(TestCase):
         for text in ["Linux version 6.", "doppel: init is running", "doppel: powering off"]:
             self.assertIn(text, result.stdout)
 
+    def test_two_processors(self):
+        if ENGINE == "translate":
+            self.skipTest("runs one processor")
+        result = run(*LINUX, "--cpus", "2", "--cmdline",
+                     "console=ttyS0 doppel.run=nproc",
+                     seconds=LINUX_SECONDS)
+        self.assertEqual(result.returncode, 0, result.stderr[-2000:])
+        self.assertIn("Total of 2 processors activated", result.stdout)
+        self.assertRegex(result.stdout, r"(?m)^2\r?$")
+        for trouble in ["detected stalls", "soft lockup", "clocksource watchdog", "TSC unstable"]:
+            self.assertNotIn(trouble, result.stdout)
+
     def test_reboot_in_place(self):
         process = subprocess.Popen([DOPPEL, *LINUX, "--cmdline",
                                     'console=ttyS0 doppel.run="reboot -f"'],

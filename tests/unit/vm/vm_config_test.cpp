@@ -110,8 +110,13 @@ TEST(Validate, ChecksMemoryCpusAndKernel)
     EXPECT_TRUE(validate(config, 0));
     EXPECT_THAT(validate(config, std::uint64_t{1} << 34).error().text(), HasSubstr("16384M"));
     config.memory_bytes = 16 << 20;
-    config.cpus = 2;
-    EXPECT_THAT(validate(config, 0).error().text(), HasSubstr("--cpus"));
+    config.cpus = most_cpus;
+    EXPECT_TRUE(validate(config, 0));
+    config.lock_step = 1;
+    EXPECT_THAT(validate(config, 0).error().text(), HasSubstr("one CPU only"));
+    config.lock_step = 0;
+    config.cpus = most_cpus + 1;
+    EXPECT_THAT(validate(config, 0).error().text(), HasSubstr("--cpus 65: 64 at most"));
 }
 
 TEST(VmResult, ExitStatuses)

@@ -24,6 +24,8 @@ using testing::HasSubstr;
 
 struct Script {
     std::vector<Exit> exits;  // then halts for ever
+    std::vector<Exit> seconds;  // the same, of the second vCPU
+    unsigned max_vcpus = 1;
     std::vector<std::uint64_t> reads;
     std::vector<std::uint64_t> entries;  // RIP of every set_state()
     unsigned engine_resets = 0;
@@ -31,14 +33,17 @@ struct Script {
 
 class ScriptedVcpu final : public engine::Vcpu {
 public:
-    explicit ScriptedVcpu(Script& script) : script_(script) {}
+    ScriptedVcpu(Script& script, unsigned index)
+        : script_(script), exits_(index == 0 ? script.exits : script.seconds)
+    {
+    }
     Exit run() noexcept override
     {
         {
             const std::lock_guard lock{mutex_};
             if (std::exchange(kicked_, false)) return engine::KickExit{};
         }
-        if (next_ < script_.exits.size()) return script_.exits[next_++];
+        if (next_ < exits_.size()) return exits_[next_++];
         return engine::HaltExit{};
     }
     void complete_read(std::uint64_t value) noexcept override { script_.reads.push_back(value); }
@@ -64,6 +69,7 @@ public:
 
 private:
     Script& script_;
+    const std::vector<Exit>& exits_;
     std::size_t next_ = 0;
     std::mutex mutex_;
     std::condition_variable condition_;
@@ -74,10 +80,16 @@ class ScriptedEngine final : public engine::Engine, public bus::LocalInterrupts 
 public:
     explicit ScriptedEngine(Script& script) : script_(script) {}
     engine::EngineKind kind() const override { return engine::EngineKind::interpret; }
-    engine::Capabilities capabilities() const override { return {false, true, false, 1}; }
-    base::Result<std::unique_ptr<engine::Vcpu>> create_vcpu(unsigned) override
+    engine::Capabilities capabilities() const override
     {
-        return std::unique_ptr<engine::Vcpu>{std::make_unique<ScriptedVcpu>(script_)};
+        engine::Capabilities capabilities;
+        capabilities.counts_instructions = true;
+        capabilities.max_vcpus = script_.max_vcpus;
+        return capabilities;
+    }
+    base::Result<std::unique_ptr<engine::Vcpu>> create_vcpu(unsigned index) override
+    {
+        return std::unique_ptr<engine::Vcpu>{std::make_unique<ScriptedVcpu>(script_, index)};
     }
     bus::LocalInterrupts* local_interrupts() override { return this; }
     bus::Doorbells& doorbells() override { return doorbells_; }
@@ -190,6 +202,31 @@ TEST_F(VmTest, EveryWayToResetRestartsInPlace)
     EXPECT_EQ(run().kind, VmResult::Kind::debug_exit);
     EXPECT_EQ(script_.entries.size(), 4u);
     EXPECT_EQ(script_.engine_resets, 4u);
+}
+
+TEST_F(VmTest, MoreProcessorsThanTheEngineRuns)
+{
+    config_.cpus = 2;
+    EXPECT_THAT(refusal(), HasSubstr("--cpus 2: the interpret engine runs 1 at most"));
+}
+
+// The first one halts meanwhile, and has to be there for the reset.
+TEST_F(VmTest, TheSecondProcessorResetsAndEndsIt)
+{
+    config_.cpus = 2;
+    script_.max_vcpus = 2;
+    script_.exits = {engine::IoReadExit{0x3fd, 1}};
+    script_.seconds = {engine::IoWriteExit{0x64, 1, 0xfe}, engine::IoReadExit{0x71, 1},
+                       engine::IoWriteExit{0x64, 1, 0xfe}, engine::IoWriteExit{0xf4, 1, 3}};
+    const VmResult result = run();
+    EXPECT_EQ(result.kind, VmResult::Kind::debug_exit);
+    EXPECT_EQ(result.value, 3u);
+    // The first enters the guest anew each time; the second waits for it to be started.
+    EXPECT_EQ(script_.entries.size(), script_.engine_resets);
+    EXPECT_EQ(stats_.instructions, 84u);
+    EXPECT_THAT(stats_.counters.values(),
+                testing::IsSupersetOf({std::pair<std::string, std::uint64_t>{"exits.io_write", 3},
+                                       {"exits.io_read", 2}}));
 }
 
 TEST_F(VmTest, ReadsReachDevicesAndHoles)

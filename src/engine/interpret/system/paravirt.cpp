@@ -105,8 +105,9 @@ void System::refresh_system_time()
     if (tsc_hz == 0) return;
     const pv::TimeScale scale = pv::time_scale(tsc_hz);
     pv::VcpuTime time;
-    time.tsc_timestamp = tsc();
-    time.system_time = core_.clock.now_ns();
+    // The VM's counter and its time began together, so that every vCPU says the same.
+    time.tsc_timestamp = tsc_offset_;
+    time.system_time = 0;
     time.tsc_to_system_mul = scale.multiplier;
     time.tsc_shift = scale.shift;
     time.flags = pv::tsc_stable;
