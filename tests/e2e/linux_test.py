@@ -49,7 +49,7 @@ class Linux(TestCase):
         if ENGINE == "translate":
             self.skipTest("runs one processor")
         result = run(*LINUX, "--cpus", "2", "--cmdline",
-                     "console=ttyS0 doppel.run=nproc",
+                     'console=ttyS0 doppel.run="nproc"',
                      seconds=LINUX_SECONDS)
         self.assertEqual(result.returncode, 0, result.stderr[-2000:])
         self.assertIn("Total of 2 processors activated", result.stdout)
