@@ -256,6 +256,11 @@ base::Result<BalloonSpec> parse_balloon(std::string_view text)
     BalloonSpec spec;
     const auto parse = [&]() -> base::Result<void> {
         spec.virtio = TRY(take_virtio_options(rest));
+        // Pages are named by guest-physical numbers whatever the driver accepts, and Linux
+        // refuses the bit.
+        if (spec.virtio.access_platform) {
+            return base::usage_error("access-platform=on: a balloon has no use for it; leave it out");
+        }
         std::string_view left = rest;
         const std::string_view size = left.substr(0, left.find(','));
         left.remove_prefix(size.size());
