@@ -57,7 +57,8 @@ Usage: doppel run --kernel FILE [OPTIONS]
                         file:PATH    written to a file, nothing to read
                         socket:PATH  a Unix socket that one client connects to
   --disk FILE[,KEY=VALUE...]
-                      A virtio disk; several: vda, vdb, ... in this order. Keys:
+                      A virtio disk; several: vda, vdb, ... in this order, those
+                      with transport=mmio behind the others. Keys:
                         format=raw|qcow2   instead of looking at the file
                         readonly           the guest cannot write
                         cache=writeback    the host caches, flushes are kept
