@@ -75,6 +75,8 @@ check: packages-check guests
 
 check-slow: packages-debian guests debian-guest
 	@$(MAKE) --no-print-directory build-tests
+	@mkdir -p $(DOWNLOADS)
+	@[ -e $(DEBIAN_SYSTEM).qcow2 ] || $(BUILD)/doppel image debian $(DEBIAN_SYSTEM).qcow2
 	@ctest --test-dir $(BUILD) --output-on-failure -L slow
 
 fuzz:

@@ -90,6 +90,8 @@ $(IO_BENCH_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init \
 # A Debian system with a self-test, as a folder to run it in here and as an initramfs. Its
 # packages are a download; the rest can be made again from that.
 DEBIAN_DISK := $(DOWNLOADS)/debian-disk
+# One for tests, which leave it as it is.
+DEBIAN_SYSTEM := $(DOWNLOADS)/debian-system
 DEBIAN_ARCHIVE := $(DOWNLOADS)/debian.tar.zst
 DEBIAN_INITRAMFS := $(GUESTS)/debian/initramfs.zst
 DEBIAN_PROGRAMS := $(wildcard bench/programs/*.c bench/programs/*.h)
