@@ -241,12 +241,43 @@ static void fill_balloon(struct request *request, uint16_t queue, uint64_t featu
     give_value(request, pages, one_in(10) ? 4 * count - below(4) : 4 * count);
 }
 
+/* Packets of a few streams, so that some have a state that others change: section 5.10.6. */
+static void fill_socket(struct request *request, uint16_t queue, uint64_t features)
+{
+    (void)features;
+    if (queue != 1) {
+        want_some(request, 2, 5000);
+        return;
+    }
+    enum { guest_cid = 3, host_cid = 2, type_stream = 1, op_rw = 5 };
+    struct {
+        uint64_t source_cid, destination_cid;
+        uint32_t source_port, destination_port, length;
+        uint16_t type, operation;
+        uint32_t flags, buffer, forwarded;
+    } __attribute__((packed)) header = {guest_cid, host_cid, 1000 + below(3), 1024, 0, type_stream,
+                                        (uint16_t)(1 + below(7)), below(4), 0x10000, below(0x4000)};
+    if (one_in(3)) header.operation = one_in(2) ? op_rw : 1;
+    if (header.operation == op_rw) header.length = below(2000) + 1;
+    const uint32_t length = header.length;
+    if (one_in(20)) header.length = edge32();
+    if (one_in(20)) header.destination_port = edge32();
+    if (one_in(20)) header.buffer = edge32();
+    if (one_in(20)) header.forwarded = edge32();
+    if (one_in(40)) header.destination_cid = edge32();
+    if (one_in(40)) header.source_cid = edge32();
+    if (one_in(40)) header.type = (uint16_t)edge32();
+    if (one_in(40)) header.operation = (uint16_t)edge32();
+    give_value(request, &header, one_in(40) ? below(44) + 1 : sizeof header);
+    if (length != 0) give_random(request, length);
+}
+
 static const struct {
     uint32_t type;
     void (*fill)(struct request *request, uint16_t queue, uint64_t features);
 } kinds[] = {
     {type_net, fill_net},         {type_block, fill_block},     {type_console, fill_console},
-    {type_entropy, fill_entropy}, {type_balloon, fill_balloon},
+    {type_entropy, fill_entropy}, {type_balloon, fill_balloon}, {type_socket, fill_socket},
 };
 
 void fill_request(struct request *request, uint32_t type, uint16_t queue, uint64_t features)

@@ -12,6 +12,7 @@ enum virtio_type {
     type_console = 3,
     type_entropy = 4,
     type_balloon = 5,
+    type_socket = 19,
 };
 
 enum virtio_status { ACKNOWLEDGE = 1, DRIVER = 2, DRIVER_OK = 4, FEATURES_OK = 8 };
