@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import time
+import unittest
 
 from harness import DOPPEL, ENGINE, BARE_SECONDS, INITRAMFS, KERNEL, LINUX_SECONDS, TestCase, bare, main
 
@@ -94,6 +95,30 @@ class Worker(TestCase):
         process.send_signal(signal.SIGTERM)
         self.assertEqual(process.wait(timeout=BARE_SECONDS), 128 + signal.SIGTERM)
         self.assert_gone(workers)
+
+    @unittest.skipUnless(os.environ.get("SLOW"), "takes half a minute; in make check-slow")
+    def test_all_processes_stopped_for_long(self):
+        """As a frozen container: whoever goes on first must not think that the others hang."""
+        process = self.start_bare()
+        workers = descendants(process.pid)
+        for pid in workers:
+            os.kill(pid, signal.SIGSTOP)
+        # Something that the worker has yet to answer.
+        asking = subprocess.Popen([DOPPEL, "stats", str(process.pid)], stdout=subprocess.DEVNULL,
+                                  stderr=subprocess.DEVNULL)
+        self.addCleanup(asking.wait)
+        time.sleep(1)
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(25)
+        os.kill(process.pid, signal.SIGCONT)
+        time.sleep(0.5)
+        for pid in workers:
+            os.kill(pid, signal.SIGCONT)
+        process.stdin.write(b"x")
+        process.stdin.flush()
+        self.assertEqual(process.stdout.read(1), b"x")
+        process.stdin.close()
+        self.assertEqual(process.wait(timeout=BARE_SECONDS), 0)
 
     def test_worker_is_confined(self):
         process = self.start_bare()

@@ -111,6 +111,8 @@ std::optional<Reply> TranslateVcpu::await(bool running) const noexcept
         if (running ? replied_or_sampled(now, look_every) : replied_within(now + look_every)) break;
         if (running) publish_steal(now);
         if (running && now - looked < look_every) continue;
+        // When all of the VM was stopped, the worker had no time either.
+        if (now - looked > second) unanswered_since += now - looked;
         looked = now;
         if (const auto death = process_->death()) {
             // It may have replied before it died.
