@@ -75,9 +75,11 @@ class Terminal:
         """Reads until the bytes appear after what was expected before; returns all before."""
         deadline = time.monotonic() + self.seconds
         while wanted not in self.output:
-            left = deadline - time.monotonic()
-            if left <= 0 or not self._read(left):
-                raise AssertionError(f"{wanted!r} did not appear; the output was:\n"
+            ended = self.process.poll()  # before the last of its output is read
+            if self._read(0.5):
+                continue
+            if ended is not None or time.monotonic() > deadline:
+                raise AssertionError(f"{wanted!r} did not appear (status {ended}); the output was:\n"
                                      + self.output.decode(errors="replace"))
         before, _, self.output = self.output.partition(wanted)
         return before
