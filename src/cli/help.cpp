@@ -95,6 +95,7 @@ Usage: doppel run --kernel FILE [OPTIONS]
                         access-platform=on|off
                         without=FEATURE[+FEATURE...], FEATURE one of packed,
                                 event-idx, indirect, or a feature bit's number
+  --no-reboot         End, with status 0, when the guest restarts the machine
   --debug-exit PORT   End with exit status (V << 1) | 1 when the guest writes V
                       to this I/O port, such as 0xf4 (default: off)
   --stats[=json]      At the end, on stderr: engine, time and where it went,

@@ -14,7 +14,7 @@ namespace {
 
 // As typed; empty optionals were not given.
 struct Typed {
-    bool help = false;
+    bool help = false, no_reboot = false;
     std::optional<std::string> engine, switch_at, memory, cpus, kernel, initrd, cmdline, console,
         debug_exit, rng, balloon, virtio_console, vsock;
     std::vector<std::string> disks, nets, ports;
@@ -121,6 +121,7 @@ base::Result<Typed> read(const Arguments& arguments)
                })
             ->trigger_on_parse(option.list != nullptr);
     }
+    app.add_flag("--no-reboot", typed.no_reboot);
     app.add_flag("--stats{text}", typed.stats);
     app.add_flag("--lock-step{1}", typed.lock_step);
     try {
@@ -151,6 +152,7 @@ base::Result<vm::VmConfig> check(const Typed& typed)
     if (typed.balloon) config.balloon = TRY(vm::parse_balloon(*typed.balloon));
     if (typed.vsock) config.vsock = TRY(vm::parse_vsock(*typed.vsock));
     if (typed.rng) config.rng = TRY(vm::parse_rng(*typed.rng));
+    config.no_reboot = typed.no_reboot;
     if (!typed.stats.empty()) config.stats = TRY(vm::parse_stats(typed.stats));
     if (!typed.lock_step.empty()) config.lock_step = TRY(vm::parse_lock_step(typed.lock_step));
     if (!typed.kernel || typed.kernel->empty()) {

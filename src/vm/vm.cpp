@@ -140,7 +140,8 @@ base::Result<void> VmImpl::build(const VmConfig& config, std::span<const EngineF
     events.debug_exit = [this](std::uint64_t value) {
         finish({VmResult::Kind::debug_exit, value, {}});
     };
-    events.reset = [this] {
+    events.reset = [this, no_reboot = config.no_reboot] {
+        if (no_reboot) return finish({VmResult::Kind::powered_off, 0, {}});
         reset_requested_ = true;
         if (processors_) processors_->meet();
     };

@@ -98,6 +98,7 @@ struct VmConfig {
     std::optional<ConsoleSpec> virtio_console;
     std::vector<PortSpec> ports;
     VirtioOptions ports_virtio;
+    bool no_reboot = false;  // a guest that resets the machine has powered it off
     StatsMode stats = StatsMode::off;
 };
 

@@ -45,6 +45,11 @@ class Bare(TestCase):
         for way in ["keyboard controller: ok", "port 92: ok", "port cf9: ok"]:
             self.assertIn(way, text)
 
+    def test_reset_that_ends(self):
+        result = run_bare("reset", "--no-reboot")
+        self.assertEqual(result.returncode, 0, result.stderr)
+        self.assertNotIn("keyboard controller: ok", result.stdout)
+
     def test_debug_exit(self):
         for value, width in [(0, "byte"), (1, "word"), (2, "doubleword")]:
             with self.subTest(width=width):
