@@ -29,6 +29,7 @@ DEVICES = [
     ("--net", "user,restrict=on"),
     ("--net", "stream:{}/link,server=on"),
     ("--net", "stream:{}/link"),
+    ("--vsock", "{}/vsock"),
 ]
 PORTS = [("--port", "first=socket:{}/port"), ("--port", "second=file:{}/second")]
 # What is said of each device.
@@ -45,37 +46,52 @@ REACHED = ["rng.bytes", "balloon.released_pages", "balloon.reported_pages", "con
            "console.input_bytes", "disk0.read.bytes", "disk0.write.bytes", "disk0.flush.requests",
            "disk1.write.bytes", "disk1.discard.bytes", "disk2.write_zeroes.bytes",
            "disk3.read.bytes", "net0.sent.frames", "net0.received.frames", "net1.sent.frames",
-           "net2.received.frames"]
+           "net2.received.frames", "vsock.streams", "vsock.to_host_bytes"]
 
 
 class Peer:
-    """The other end of a character device: sends nonsense and reads what comes."""
+    """The other end of a Unix socket: sends nonsense and reads what comes."""
 
-    def __init__(self, path):
-        self.path = path
+    def __init__(self, path, greeting=b"", listens=False):
+        self.path, self.greeting, self.listens = path, greeting, listens
         self.ended = threading.Event()
-        self.thread = threading.Thread(target=self.talk, daemon=True)
+        self.thread = threading.Thread(target=self.run, daemon=True)
         self.thread.start()
 
-    def talk(self):
-        while not self.ended.wait(0.05):
-            with socket.socket(socket.AF_UNIX) as peer:
+    def run(self):
+        with socket.socket(socket.AF_UNIX) as server:
+            if self.listens:
+                server.bind(self.path)
+                server.listen()
+                server.settimeout(0.05)
+            while not self.ended.wait(0 if self.listens else 0.05):
                 try:
-                    peer.connect(self.path)
-                    peer.settimeout(0.01)
-                    while not self.ended.is_set():
-                        peer.send(os.urandom(random.randrange(1, 300)))
-                        try:
-                            if not peer.recv(4096):
-                                break
-                        except TimeoutError:
-                            pass
+                    peer = server.accept()[0] if self.listens else socket.socket(socket.AF_UNIX)
+                    with peer:
+                        self.talk(peer)
                 except OSError:
                     pass
+
+    def talk(self, peer):
+        if not self.listens:
+            peer.connect(self.path)
+        peer.settimeout(0.01)
+        peer.send(self.greeting)
+        while not self.ended.is_set() and not one_in(50):
+            peer.send(os.urandom(random.randrange(1, 300)))
+            try:
+                if not peer.recv(4096):
+                    break
+            except TimeoutError:
+                pass
 
     def end(self):
         self.ended.set()
         self.thread.join()
+
+
+def one_in(times):
+    return random.randrange(times) == 0
 
 
 class GuestFuzz(TestCase):
@@ -91,7 +107,7 @@ class GuestFuzz(TestCase):
         """One machine from its start to its end; its counters."""
         machine = list(MACHINES)[seed % len(MACHINES)]
         folder = self.folder.name
-        for name in ("hvc", "port", "link"):
+        for name in ("hvc", "port", "link", "vsock", "vsock_1024"):
             if os.path.exists(self.path(name)):
                 os.unlink(self.path(name))
         arguments = []
@@ -100,7 +116,9 @@ class GuestFuzz(TestCase):
                 arguments += [option, value.format(folder) + MACHINES[machine]]
         for option, value in PORTS:
             arguments += [option, value.format(folder)]
-        peers = [Peer(self.path("hvc")), Peer(self.path("port"))]
+        peers = [Peer(self.path("hvc")), Peer(self.path("port")),
+                 Peer(self.path("vsock"), b"CONNECT 1000\n"),
+                 Peer(self.path("vsock_1024"), listens=True)]
         try:
             result = run("run", "--engine", ENGINE, "--kernel", bare("fuzz"), "--memory", "1G",
                          "--debug-exit", "0xf4", "--cmdline", f"seed={seed} steps={STEPS}",
