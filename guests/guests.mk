@@ -134,7 +134,7 @@ $(BARE_C)/%.o: guests/bare/c/%.S $(BARE_C_HEADERS)
 	@mkdir -p $(@D)
 	@$(BARE_CC) -c -o $@ $<
 $(GUESTS)/bare/fuzz.elf: $(FUZZ_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
-	@$(BARE_LD) --defsym image_start=0x3a5b7000 -o $@ $(FUZZ_PARTS:%=$(BARE_C)/%.o)
+	@$(subst -T,--defsym image_start=0x3a5b7000 -T,$(BARE_LD)) -o $@ $(FUZZ_PARTS:%=$(BARE_C)/%.o)
 $(GUESTS)/bare/writer.elf: $(WRITER_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
 	@$(BARE_LD) -o $@ $(WRITER_PARTS:%=$(BARE_C)/%.o)
 $(GUESTS)/bare/smp.elf: $(SMP_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld

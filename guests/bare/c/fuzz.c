@@ -299,6 +299,7 @@ uint32_t guest_main(void)
     seed_random(seed);
     device_count = find_devices(devices);
     print_line("devices:", device_count);
+    if ((uint32_t)devices < ring_area / 2) return 2; /* in the way of small numbers */
     print_line("queues:", count_queues());
     if (device_count == 0) return 1;
     for (uint32_t i = 0; i < device_count; ++i) bring_up(i);
