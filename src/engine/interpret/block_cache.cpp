@@ -180,7 +180,10 @@ bool BlockCache::drop(std::uint64_t ram_offset, std::uint64_t size)
         if (pages_[page] == nullptr) continue;
         const std::uint64_t first = page == page_of(ram_offset) ? ram_offset & base::page_mask : 0;
         const std::uint64_t last = page == page_of(end) ? end & base::page_mask : base::page_mask;
-        if ((pages_[page]->chunks & chunk_mask(first, last)) == 0) continue;
+        // All of a page goes in any case: it may be watched without a block, after a decoding that
+        // failed, and who writes all of it must find it free of code afterwards.
+        const bool whole = first == 0 && last == base::page_mask;
+        if (!whole && (pages_[page]->chunks & chunk_mask(first, last)) == 0) continue;
         drop_page(page);
         dropped = true;
     }

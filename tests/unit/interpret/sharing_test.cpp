@@ -320,6 +320,19 @@ TEST_F(SharingTest, CodeThatOthersWrite)
     EXPECT_EQ(gpr(x86::RAX), 0u);
 }
 
+// An instruction that goes on in a page that is not there leaves its own page watched.
+TEST_F(SharingTest, APageWithoutABlockCanBeFreedOfCode)
+{
+    constexpr std::uint64_t page = SystemMachine::ram - 0x1000;
+    machine.put(SystemMachine::ram - 1, std::uint8_t{0x0f});
+    rip() = SystemMachine::ram - 1;
+    step();
+    EXPECT_NE(rip(), SystemMachine::ram - 1);  // a page fault
+    EXPECT_TRUE(vcpu().holds_code(page));
+    vcpu().code_changed(page, 0x1000);
+    EXPECT_FALSE(vcpu().holds_code(page));
+}
+
 TEST_F(SharingTest, RepeatedStoresIntoWatchedPagesAreBulkAndSeen)
 {
     constexpr std::uint64_t page = SystemMachine::data;
