@@ -203,7 +203,8 @@ public:
     // Runs up to `instructions` (0: no limit). Delivers faults itself; takes no external
     // interrupts: the caller injects them with deliver_interrupt() when interruptible().
     virtual Stop execute(std::uint64_t instructions) = 0;
-    // As execute(), as long as all of these bits of RFLAGS are set; then `budget`.
+    // As execute(), for one instruction and then for as long as all of these bits of RFLAGS are
+    // set; then `budget`.
     virtual Stop execute_while(std::uint64_t flags) = 0;
     // As execute(1), and quick. `budget`, too: a fault was delivered, and RIP is the handler's
     // first instruction, which has not run; or a string instruction did a part of its work and

@@ -29,9 +29,10 @@ Runner::Stop Runner::run_to_stop(std::uint64_t instructions)
         core_.end_block_ = false;
         blocks_.tell_others();
         if (const MaybeStop stop = look()) return *stop;
-        if (core_.instructions >= end || flags_left()) return Stop::budget;
+        if (core_.instructions >= end) return Stop::budget;
         const MaybeStop stop = must_step() ? step() : run_blocks(end);
         if (stop) return *stop;
+        if (flags_left()) return Stop::budget;
     }
 }
 

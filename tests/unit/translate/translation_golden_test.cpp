@@ -391,6 +391,8 @@ TEST(TranslationGolden, WhatIsNotTranslatedLeavesTheBlock)
         {"sysretq", GUEST("sysretq"), ExitKind::sysret, false},
         {"sysretl", GUEST(".byte 0x0f,0x07"), ExitKind::interpret, false},
         {"iretq", GUEST("iretq"), ExitKind::iret, false},
+        {"stac", GUEST("stac"), ExitKind::stac, false},
+        {"stac of a program", GUEST("stac"), ExitKind::interpret, true},
         {"user iretq", GUEST("iretq"), ExitKind::interpret, true},
         {"user swapgs", GUEST("swapgs"), ExitKind::interpret, true},
         {"hlt", GUEST("hlt"), ExitKind::interpret, false},

@@ -65,8 +65,9 @@ enum class ExitKind : std::uint8_t {
     vectors,    // supervisor code: translated with Mode::vector alone
     device,     // as interpret: one of Source::devices
     indirect,   // an indirect branch that may still learn where it goes: to ExecContext::target
+    stac,       // as interpret: what lies between it and CLAC is the interpreter's as well
 };
-inline constexpr unsigned exit_kinds = 9;
+inline constexpr unsigned exit_kinds = 10;
 
 // One way out of a block. Jumps of user code to other pages are none: they go through the
 // table of targets, as indirect branches do, since another page may be mapped otherwise later.

@@ -43,7 +43,7 @@ struct Special {
 constexpr Special specials[] = {
     {M(SERIALIZE), Kind::serialize}, {M(NOP), Kind::nothing},     {M(LEA), Kind::lea},         {M(PUSHFQ), Kind::pushf},
     {M(LEAVE), Kind::leave},     {M(CLI), Kind::cli},         {M(STI), Kind::sti},
-    {M(CLAC), Kind::clac},       {M(RDTSC), Kind::rdtsc}, {M(RDTSCP), Kind::rdtscp},
+    {M(CLAC), Kind::clac},       {M(STAC), Kind::stac},       {M(RDTSC), Kind::rdtsc}, {M(RDTSCP), Kind::rdtscp},
     {M(SYSCALL), Kind::syscall}, {M(SYSRET), Kind::sysret},   {M(IRETQ), Kind::iret},
     {M(SWAPGS), Kind::swapgs},   {M(LOOP), Kind::loop},       {M(LOOPE), Kind::loop},
     {M(LOOPNE), Kind::loop},     {M(JRCXZ), Kind::loop},      {M(JMP), Kind::jump},
@@ -172,6 +172,8 @@ Kind special(const ZydisDecodedInstruction& decoded, Kind kind, const Mode& mode
     case Kind::sysret:  // to 64-bit code only
         return mode.user || decoded.raw.rex.W == 0 ? Kind::interpret : kind;
     case Kind::cli: case Kind::sti: case Kind::iret: case Kind::swapgs:
+        return mode.user ? Kind::interpret : kind;
+    case Kind::stac:
         return mode.user ? Kind::interpret : kind;
     case Kind::clac:  // translated supervisor code runs with AC clear
         return mode.user || !cpuid.has(7, 0, 'b', 20) ? Kind::interpret : Kind::nothing;

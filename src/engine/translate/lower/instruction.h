@@ -40,6 +40,7 @@ enum class Kind : std::uint8_t {
     iret,
     vectors,  // supervisor code: translated with Mode::vector alone
     device,   // one of Source::devices
+    stac,
 };
 
 inline bool ends_block(Kind kind)

@@ -16,6 +16,7 @@ ExitKind exit_kind(Kind kind)
     case Kind::swapgs: return ExitKind::swapgs;
     case Kind::vectors: return ExitKind::vectors;
     case Kind::device: return ExitKind::device;
+    case Kind::stac: return ExitKind::stac;
     default: return ExitKind::interpret;
     }
 }
@@ -141,6 +142,7 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
     case Kind::ret: return ended(ret(instruction));
     case Kind::interpret: case Kind::syscall: case Kind::sysret: case Kind::iret:
     case Kind::serialize: case Kind::clac: case Kind::vectors: case Kind::device:
+    case Kind::stac:
         return Outcome::failed;
     }
     return Outcome::failed;

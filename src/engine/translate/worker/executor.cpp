@@ -126,12 +126,17 @@ Executor::Next Executor::interpret_here()
     const x86::CpuState& state = *registers_.state;
     if (!state.code64() || state.events.activity != x86::Activity::running) {
         stop_ = interpret_many(interpreted_stretch);
-    } else if (accesses_user_memory()) {
-        ++counts_.interpreted_runs;
-        stop_ = at(Place::interpreter, [this] { return interpreter_.execute_while(AC); });
     } else {
-        return interpret_one();
+        return accesses_user_memory() ? interpret_user_access() : interpret_one();
     }
+    return stop_ == Stop::budget ? Next::dispatch : Next::stop;
+}
+
+// From STAC, or what follows it, to CLAC.
+Executor::Next Executor::interpret_user_access()
+{
+    ++counts_.interpreted_runs;
+    stop_ = at(Place::interpreter, [this] { return interpreter_.execute_while(AC); });
     return stop_ == Stop::budget ? Next::dispatch : Next::stop;
 }
 

@@ -109,6 +109,7 @@ private:
     Stop interpret_many(std::uint64_t budget);
     Next interpret_one();
     Next interpret_here();
+    Next interpret_user_access();
     [[nodiscard]] bool accesses_user_memory() const;
     // The instruction at RIP, which `block` left to the interpreter.
     Next interpret_exit(ExitKind kind, Block& block);
@@ -233,7 +234,9 @@ private:
     };
     [[nodiscard]] Lookup& lookup(std::uint64_t rip, Mode mode)
     {
-        return lookups_[(rip ^ (rip >> lookup_bits) ^ mode.key()) % lookups_.size()];
+        // Fibonacci hashing: the RIPs that matter have many bits in common.
+        constexpr std::uint64_t golden = 0x9e3779b97f4a7c15;
+        return lookups_[((rip ^ mode.key()) * golden) >> (64 - lookup_bits)];
     }
     [[nodiscard]] bool holds(const Lookup& found, std::uint64_t rip, Mode mode) const
     {

@@ -154,7 +154,11 @@ void Executor::learn_device(Block& block)
 
 Executor::Next Executor::interpret_exit(ExitKind kind, Block& block)
 {
-    return kind == ExitKind::device ? interpret_device(block) : interpret_one();
+    switch (kind) {
+    case ExitKind::device: return interpret_device(block);
+    case ExitKind::stac: return interpret_user_access();
+    default: return interpret_one();
+    }
 }
 
 Executor::Next Executor::interpret_device(Block& block)

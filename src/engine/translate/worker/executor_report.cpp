@@ -9,7 +9,7 @@ namespace doppel::engine::translate {
 namespace {
 
 constexpr const char* site_names[] = {"direct", "interpret", "syscall", "sysret",
-                                      "iret",   "swapgs",    "vectors", "device", "indirect"};
+                                      "iret",   "swapgs",    "vectors", "device", "indirect", "stac"};
 static_assert(std::size(site_names) == exit_kinds);
 
 void add_window(base::CounterList& list, const std::string& name, const Window::Counters& counters)
