@@ -453,7 +453,7 @@ TEST(TranslationGolden, StacLeavesAndClacIsNothing)
 {
     const Translated leaves{GUEST("mov eax,ebx; stac; mov rax,[rbx]"), kernel_rip, supervisor_mode};
     ASSERT_EQ(leaves.translation.exits.size(), 1u);
-    EXPECT_EQ(leaves.translation.exits[0].kind, ExitKind::interpret);
+    EXPECT_EQ(leaves.translation.exits[0].kind, ExitKind::stac);
     EXPECT_EQ(leaves.translation.exits[0].target, kernel_rip + 2);
     const Translated stays{GUEST("clac; mov eax,ebx; hlt"), kernel_rip, supervisor_mode};
     EXPECT_EQ(stays.translation.count, 2u);
