@@ -96,6 +96,7 @@ inline void name_addresses(std::string& text)
     const std::pair<int, const char*> names[] = {
         {context_offset::slot, "slot0"},          {context_offset::slot + 8, "slot1"},
         {context_offset::slot + 16, "slot2"},     {context_offset::slot + 24, "slot3"},
+        {context_offset::slot + 32, "slot4"},     {context_offset::slot + 40, "slot5"},
         {context_offset::system_flags, "system_flags"},
         {context_offset::system_flags + 1, "system_flags+1"},
         {context_offset::system_flags + 2, "system_flags+2"},

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/translate/block/recover.h"
 #include "engine/translate/emit/code.h"
 #include "engine/translate/layout.h"
 #include "translated_code.h"
@@ -302,14 +303,12 @@ Registers Machine::recover(const Outcome& outcome, const Translation& translatio
 {
     Registers registers = outcome.registers;
     const auto offset = static_cast<std::uint32_t>(outcome.registers.rip - host);
-    for (const Displaced& each : translation.displaced) {
-        if (offset < each.from || offset >= each.to) continue;
-        if (each.where == Displaced::Where::slot) {
-            registers.gpr[each.reg] = context_->slot[each.slot];
-        } else {
-            registers.gpr[each.reg] -= fold;
-        }
-    }
+    ExecContext recovered = *context_;
+    std::copy_n(registers.gpr, 16, recovered.gpr);
+    recovered.flags = registers.flags;
+    translate::recover(translation.displaced, offset, recovered);
+    std::copy_n(recovered.gpr, 16, registers.gpr);
+    registers.flags = recovered.flags;
     registers.rip = 0;
     for (const Point& point : translation.points) {
         if (point.host <= offset) registers.rip = point.guest;

@@ -272,9 +272,24 @@ TEST(TranslationGolden, UserMemoryIsAsItIs)
 TEST(TranslationGolden, AddressesRelativeToRip)
 {
     // The destination itself, a register that is overwritten further on, a spilled one.
-    EXPECT_EQ(program(GUEST("mov rax,[rip+0x100]")), "mov rax, 0x555555554107\nmov rax, [rax]\n");
-    EXPECT_EQ(program(GUEST("addsd xmm0,[rip+0x100]; xor ecx,ecx")),
-              "mov rcx, 0x555555554108\naddsd xmm0, [rcx]\nxor ecx, ecx\n");
+    EXPECT_EQ(program(GUEST("mov rax,[rip+0x100]")), "mov [slot4], rax\n"
+                                                     "mov rax, 0x555555554107\n"
+                                                     "mov rax, [rax]\n");
+    EXPECT_EQ(program(GUEST("addsd xmm0,[rip+0x100]; xor ecx,ecx")), "mov [slot4], rcx\n"
+                                                                     "mov rcx, 0x555555554108\n"
+                                                                     "addsd xmm0, [rcx]\n"
+                                                                     "xor ecx, ecx\n");
+    // Two at once, of which one serves twice.
+    EXPECT_EQ(program(GUEST("inc dword ptr [rip+0x100]; mov rcx,[rip+0x100]; neg dword ptr [rip];"
+                            "mov edx,1")),
+              "mov [slot4], rdx\n"
+              "mov rdx, 0x555555554106\n"
+              "inc [rdx]\n"
+              "mov rdx, 0x55555555410D\n"
+              "mov rcx, [rdx]\n"
+              "mov rdx, 0x555555554013\n"
+              "neg [rdx]\n"
+              "mov edx, 0x1\n");
     EXPECT_EQ(program(GUEST("inc dword ptr [rip+0x100]")), "mov [slot2], rdx\n"
                                                            "mov rdx, 0x555555554106\n"
                                                            "inc [rdx]\n"
@@ -283,6 +298,31 @@ TEST(TranslationGolden, AddressesRelativeToRip)
     EXPECT_EQ(body(GUEST("inc dword ptr [rip+0x100]; vpaddd zmm17,zmm18,[rip+0x40]"), 0x401000,
                    user_mode),
               "inc [0x401106]\nvpaddd zmm17, zmm18, [0x401050]\n");
+}
+
+// What is not kept up since it is overwritten unread, by an instruction that then turns out not to
+// be translated, is as it should be where the block ends.
+TEST(TranslationGolden, NothingIsLeftUnreadAtTheEnd)
+{
+    Mode mode = user_mode;
+    mode.gs_free = true;
+    EXPECT_EQ(body(GUEST("inc dword ptr [rip+0x100]; mov rdx,gs:[0]"), program_rip, mode),
+              "mov [slot4], rdx\n"
+              "mov rdx, 0x555555554106\n"
+              "inc [rdx]\n"
+              "mov rdx, [slot4]\n");
+    const char* ends[] = {"add", "sub", "and"};
+    const std::string code[] = {kernel(GUEST("add rsp,0x20; cmp rax,fs:[rax]")),
+                                kernel(GUEST("sub rsp,0x20; cmp rax,fs:[rax]")),
+                                kernel(GUEST("and rsp,-32; cmp rax,fs:[rax]"))};
+    for (unsigned i = 0; i < 3; ++i) {
+        const std::string name = ends[i];
+        const std::string operand = name == "and" ? "0xFFFFFFFFFFFFFFE0" : "0x20";
+        EXPECT_TRUE(code[i].starts_with(name + " rsp, " + operand + "\nmov [slot2], rdx\n")) << code[i];
+        EXPECT_TRUE(code[i].ends_with("lea rdx, [rsp+rdx*1]\n" + name + " rdx, " + operand +
+                                      "\nmov rdx, [slot2]\n"))
+            << code[i];
+    }
 }
 
 TEST(TranslationGolden, InterruptFlag)

@@ -100,22 +100,25 @@ struct Exit {
 inline constexpr unsigned learned_targets = 2;
 
 // Guest registers whose true value is elsewhere while the host is in [from, to) of the code.
-// Besides these, a register that the block overwrites before anybody reads it may be lost from
-// the user instruction that borrowed it on, and so may the status flags of ADD, SUB and AND of
-// RSP in supervisor code.
+// Where several say something of one register, the last does.
 struct Displaced {
     enum class Where : std::uint8_t {
-        slot,    // in ExecContext::slot[slot]
-        folded,  // the register holds guest value + fold
+        slot,          // in ExecContext::slot[slot]
+        folded,        // the register holds guest value + fold
+        flags_of_add,  // of RFLAGS, the status flags: those of an ADD, SUB or AND of `operand` to
+        flags_of_sub,  // RSP, whose result RSP still is; supervisor code
+        flags_of_and,
     };
     std::uint32_t from = 0, to = 0;
-    std::uint8_t reg = 0;   // x86::Gpr
+    std::uint8_t reg = 0;   // x86::Gpr; not of flags
     Where where = Where::slot;
     std::uint8_t slot = 0;
+    std::int32_t operand = 0;
 };
 
-// Guest instruction boundaries: at host offset `host` all guest state is exact (RSP folded,
-// as always in supervisor code) and guest RIP is source.rip + guest.
+// Guest instruction boundaries: at host offset `host` guest RIP is source.rip + guest, and all
+// guest state is as the records of Displaced say, else exact (RSP folded, as always in supervisor
+// code). What is displaced at a boundary some later instruction of the block overwrites unread.
 struct Point {
     std::uint32_t host = 0;
     std::uint16_t guest = 0;

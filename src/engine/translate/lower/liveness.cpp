@@ -2,9 +2,6 @@
 
 namespace doppel::engine::translate {
 
-namespace {
-
-// Overwrites every status flag (an undefined one included) and reads none.
 bool overwrites_flags(const Instruction& instruction)
 {
     switch (instruction.mnemonic) {
@@ -16,8 +13,6 @@ bool overwrites_flags(const Instruction& instruction)
         return false;
     }
 }
-
-}  // namespace
 
 std::uint16_t dead_registers(std::span<const Instruction> instructions)
 {
@@ -36,7 +31,7 @@ bool flags_are_dead(std::span<const Instruction> instructions)
     for (const Instruction& instruction : instructions.subspan(1)) {
         if (ends_block(instruction.kind) || instruction.reads_flags) return false;
         if (overwrites_flags(instruction)) return true;
-        if (instruction.changes_flags) return false;
+        if (instruction.changes_flags || (instruction.overwrites >> rsp & 1) != 0) return false;
     }
     return false;
 }

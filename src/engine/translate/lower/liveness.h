@@ -11,7 +11,10 @@ namespace doppel::engine::translate {
 // one behind it, overwrites them first. A bit each. The end of the block reads everything.
 std::uint16_t dead_registers(std::span<const Instruction> instructions);
 
-// The status flags that instructions[0] leaves are all overwritten before one is read.
+// Overwrites every status flag (an undefined one included) and reads none.
+bool overwrites_flags(const Instruction& instruction);
+// The status flags that instructions[0] leaves are all overwritten before one is read, and before
+// RSP changes.
 bool flags_are_dead(std::span<const Instruction> instructions);
 
 }  // namespace doppel::engine::translate

@@ -45,9 +45,20 @@ private:
         bool spilled = false;
         std::uint32_t displaced_from = 0;
     };
+    // What a later instruction of the block overwrites unread is not kept up until then.
+    struct Unread {
+        struct Register {
+            std::uint8_t reg, slot;  // its value is in the slot
+            std::uint32_t from;
+        };
+        std::array<Register, 3> registers;
+        unsigned count = 0;
+        Displaced flags;             // from 0: none
+    };
     struct Mark {
         std::uint32_t size;
         std::size_t points, displaced, exits, cold;
+        Unread unread;
     };
     enum class Outcome : std::uint8_t { lowered, ended, failed };
 
@@ -60,6 +71,8 @@ private:
     [[nodiscard]] std::uint64_t rip_of(const Instruction& instruction) const;
     [[nodiscard]] std::uint64_t rip_behind(const Instruction& instruction) const;
     void check_pending(std::uint64_t target);
+    void end_unread(const Instruction& instruction);
+    void restore_unread();
 
     // exits.cpp
     void leave(ExitKind kind, std::uint64_t target);
@@ -78,6 +91,7 @@ private:
     bool with_address(std::span<const Instruction> rest, Rewrite rewrite);
     // The segment prefix and addressing mode of the memory operand; false: the interpreter's.
     bool place_operand(const Instruction& instruction, Rewrite& rewrite) const;
+    std::uint8_t take_unread(std::span<const Instruction> rest);
     Borrowed borrow(std::uint32_t used, unsigned nth);
     void borrowed_changes(Borrowed& borrowed);
     void give_back(const Borrowed& borrowed);
@@ -85,6 +99,8 @@ private:
 
     // stack_pointer.cpp: RSP as an operand of supervisor code
     bool stack_pointer(std::span<const Instruction> rest);
+    bool without_flags(const Instruction& instruction, Displaced::Where where);
+    void restore_flags();
     bool renamed_stack_pointer(const Instruction& instruction);
     bool adjust_with_flags(const Instruction& instruction);
     bool lea_stack_pointer(const Instruction& instruction);
@@ -116,6 +132,7 @@ private:
     bool learns_;  // indirect branches do: see learned_targets
     std::array<Cold, 80> cold_;
     std::size_t cold_count_ = 0;
+    Unread unread_;
 };
 
 }  // namespace doppel::engine::translate

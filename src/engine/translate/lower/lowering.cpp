@@ -1,3 +1,4 @@
+#include "engine/translate/lower/liveness.h"
 #include "engine/translate/lower/lower.h"
 
 namespace doppel::engine::translate {
@@ -40,6 +41,7 @@ bool Lowering::run(std::span<const Instruction> instructions, Follows follows)
     bool ended = false;
 
     const auto end_with = [&](const Instruction& instruction, ExitKind kind) {
+        restore_unread();
         point(instruction.offset);
         leave(kind, rip_of(instruction));
         done = instruction.offset + std::uint32_t{instruction.length};
@@ -65,6 +67,7 @@ bool Lowering::run(std::span<const Instruction> instructions, Follows follows)
             end_with(instruction, exit_kind(instruction.kind));
             break;
         }
+        end_unread(instruction);
         ++result_.count;
         done = instruction.offset + std::uint32_t{instruction.length};
         ended = outcome == Outcome::ended;
@@ -172,7 +175,7 @@ void Lowering::emit_cold()
 Lowering::Mark Lowering::mark() const
 {
     return {code_.size(), result_.points.size(), result_.displaced.size(), result_.exits.size(),
-            cold_count_};
+            cold_count_, unread_};
 }
 
 void Lowering::roll_back(const Mark& mark)
@@ -182,6 +185,41 @@ void Lowering::roll_back(const Mark& mark)
     result_.displaced.resize(mark.displaced);
     result_.exits.resize(mark.exits);
     cold_count_ = mark.cold;
+    unread_ = mark.unread;
+}
+
+// Behind an instruction: what it has overwritten is exact again.
+void Lowering::end_unread(const Instruction& instruction)
+{
+    unsigned left = 0;
+    for (unsigned i = 0; i < unread_.count; ++i) {
+        const Unread::Register& each = unread_.registers[i];
+        if ((instruction.overwrites >> each.reg & 1) != 0) {
+            displaced(each.from, each.reg, Displaced::Where::slot, each.slot);
+        } else {
+            unread_.registers[left++] = each;
+        }
+    }
+    unread_.count = left;
+    if (unread_.flags.from == 0 || !overwrites_flags(instruction) ||
+        unread_.flags.from == code_.size()) {
+        return;
+    }
+    unread_.flags.to = code_.size();
+    result_.displaced.push_back(unread_.flags);
+    unread_.flags = {};
+}
+
+// The block ends before they are overwritten.
+void Lowering::restore_unread()
+{
+    for (unsigned i = 0; i < unread_.count; ++i) {
+        const Unread::Register& each = unread_.registers[i];
+        code_.load(each.reg, Code::slot(each.slot));
+        displaced(each.from, each.reg, Displaced::Where::slot, each.slot);
+    }
+    unread_.count = 0;
+    if (unread_.flags.from != 0) restore_flags();
 }
 
 // Of several boundaries at one host offset (a NOP has no code) the last counts.

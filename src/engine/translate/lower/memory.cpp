@@ -1,4 +1,6 @@
 // Instructions that are copied, with their memory operand where guest memory is.
+#include <algorithm>
+
 #include "engine/translate/lower/liveness.h"
 #include "engine/translate/lower/lower.h"
 
@@ -25,6 +27,27 @@ void Lowering::displaced(std::uint32_t from, std::uint8_t reg, Displaced::Where 
                          std::uint8_t slot)
 {
     if (from != code_.size()) result_.displaced.push_back({from, code_.size(), reg, where, slot});
+}
+
+// A register that the guest no longer needs, since a later instruction overwrites it. Its value
+// need not be loaded again, but is kept for who looks at it meanwhile: a handler of a fault, a
+// debugger. no_register: there is none.
+std::uint8_t Lowering::take_unread(std::span<const Instruction> rest)
+{
+    constexpr std::uint8_t first_slot = 4;
+    const std::uint8_t reg = first_of(dead_registers(rest), rest.front());
+    const std::span taken{unread_.registers.data(), unread_.count};
+    const auto is_taken = [&](auto member, std::uint8_t value) {
+        return std::any_of(taken.begin(), taken.end(),
+                           [&](const auto& each) { return each.*member == value; });
+    };
+    if (reg == no_register || is_taken(&Unread::Register::reg, reg)) return reg;
+    if (unread_.count == unread_.registers.size()) return no_register;
+    std::uint8_t slot = first_slot;
+    while (is_taken(&Unread::Register::slot, slot)) ++slot;
+    code_.save(reg, Code::slot(slot));
+    unread_.registers[unread_.count++] = {reg, slot, 0};
+    return reg;
 }
 
 // The nth register borrowed at the same time. None is in `used`.
@@ -100,11 +123,11 @@ bool Lowering::with_address(std::span<const Instruction> rest, Rewrite rewrite)
         return copy(instruction, rewrite, code_);
     }
     rewrite.address = Rewrite::Address::based;
-    // A register that the guest no longer needs: what it holds is seen by nobody but a handler
-    // of a fault in between.
-    rewrite.base = user_ ? first_of(dead_registers(rest), instruction) : no_register;
+    rewrite.base = user_ ? take_unread(rest) : no_register;
     if (rewrite.base != no_register) {
         code_.load_immediate(rewrite.base, instruction.address);
+        Unread::Register& taken = unread_.registers[unread_.count - 1];
+        if (taken.from == 0) taken.from = code_.size();
         return copy(instruction, rewrite, code_);
     }
     Borrowed borrowed = borrow(unsigned{instruction.reads} | instruction.overwrites, 0);

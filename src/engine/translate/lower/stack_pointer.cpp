@@ -50,24 +50,55 @@ bool Lowering::stack_pointer(std::span<const Instruction> rest)
     }
     case ZYDIS_MNEMONIC_ADD: case ZYDIS_MNEMONIC_SUB: {
         if (!register_form || !instruction.rsp_in_rm || instruction.rsp_in_reg) break;
-        if (!is_immediate_arithmetic(instruction) && instruction.opcode != 0x01 &&
-            instruction.opcode != 0x29) {
-            break;
-        }
-        if (flags_are_dead(rest)) return copy(instruction, {}, code_);
-        if (is_immediate_arithmetic(instruction)) return adjust_with_flags(instruction);
-        break;
+        if (!is_immediate_arithmetic(instruction)) break;
+        if (!flags_are_dead(rest)) return adjust_with_flags(instruction);
+        return without_flags(instruction, instruction.mnemonic == ZYDIS_MNEMONIC_ADD
+                                              ? Displaced::Where::flags_of_add
+                                              : Displaced::Where::flags_of_sub);
     }
     case ZYDIS_MNEMONIC_AND:
         if (register_form && instruction.rsp_in_rm && is_immediate_arithmetic(instruction) &&
             instruction.immediate >= 0 - fold_alignment && flags_are_dead(rest)) {
-            return copy(instruction, {}, code_);
+            return without_flags(instruction, Displaced::Where::flags_of_and);
         }
         break;
     default:
         break;
     }
     return renamed_stack_pointer(instruction);
+}
+
+// The instruction as it is: its flags are those of a folded value, and nobody reads them.
+bool Lowering::without_flags(const Instruction& instruction, Displaced::Where where)
+{
+    if (!copy(instruction, {}, code_)) return false;
+    if (unread_.flags.from != 0) {
+        unread_.flags.to = code_.size();
+        result_.displaced.push_back(unread_.flags);
+    }
+    unread_.flags = {code_.size(), 0, 0, where, 0, static_cast<std::int32_t>(instruction.immediate)};
+    return true;
+}
+
+// Does the ADD, SUB or AND again, on the guest's value.
+void Lowering::restore_flags()
+{
+    const auto operand = std::int64_t{unread_.flags.operand};
+    const bool add = unread_.flags.where == Displaced::Where::flags_of_add;
+    const bool mask = unread_.flags.where == Displaced::Where::flags_of_and;
+    const std::int64_t before = mask ? 0 : add ? -operand : operand;
+    Borrowed borrowed = borrow(0, 0);
+    code_.load_immediate(borrowed.reg, unfold + static_cast<std::uint64_t>(before));
+    borrowed_changes(borrowed);
+    code_.add_addresses(borrowed.reg, rsp, borrowed.reg);
+    code_.byte(0x48);
+    code_.byte(0x81);
+    code_.byte((mask ? 0xe0u : add ? 0xc0u : 0xe8u) | borrowed.reg);
+    code_.dword(static_cast<std::uint32_t>(operand));
+    give_back(borrowed);
+    unread_.flags.to = code_.size();
+    result_.displaced.push_back(unread_.flags);
+    unread_.flags = {};
 }
 
 // add or sub rsp, imm: the flags come from the guest's value, RSP itself from LEA.

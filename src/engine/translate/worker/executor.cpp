@@ -249,10 +249,7 @@ Executor::Next Executor::enter()
 {
     if (lock_step_ != nullptr && begin_check()) return Next::dispatch;
     if (must_leave()) {
-        std::uint64_t rip = 0;
-        if (at_point(host_rip_, rip)) {
-            unload_context(rip);
-            stepping_ = false;
+        if (unload_at_point()) {
             stop_ = Stop::attention;
             return Next::stop;
         }

@@ -162,7 +162,9 @@ private:
     // The same from the middle of a block, undoing what its code displaced. False: nobody knows
     // the host address.
     bool unload_precisely();
-    [[nodiscard]] bool at_point(std::uint64_t host, std::uint64_t& rip) const;
+    // Likewise, where an interrupt may be taken. False: that is not here.
+    bool unload_at_point();
+    void unload_inside(const Block& block, std::uint32_t offset, const Point& point);
 
     [[nodiscard]] ExecContext& context();
     [[nodiscard]] CodeCache& cache() { return mode_.user ? user_cache_ : supervisor_cache_; }

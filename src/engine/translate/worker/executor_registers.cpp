@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "base/assert.h"
+#include "engine/translate/block/recover.h"
 #include "engine/translate/dispatch/supervisor.h"
 #include "engine/translate/layout.h"
 
@@ -110,40 +111,35 @@ bool Executor::gs_is_swapped() const
     return registers_.state->segments[x86::GS].base + fold != supervisor().fs_base;
 }
 
-bool Executor::at_point(std::uint64_t host, std::uint64_t& rip) const
+bool Executor::unload_at_point()
 {
-    const CodeCache& code = mode_.user ? user_cache_ : supervisor_cache_;
-    const Block* block = code.block_at(host);
+    const Block* block = cache().block_at(host_rip_);
     if (block == nullptr) return false;
-    const auto offset = static_cast<std::uint32_t>(host - block->host);
+    const auto offset = static_cast<std::uint32_t>(host_rip_ - block->host);
     const auto point = std::lower_bound(block->points.begin(), block->points.end(), offset,
                                         [](const Point& p, std::uint32_t value) { return p.host < value; });
     if (point == block->points.end() || point->host != offset || point->shadow) return false;
-    rip = block->rip + point->guest;
+    unload_inside(*block, offset, *point);
     return true;
 }
 
 bool Executor::unload_precisely()
 {
-    ExecContext& registers = context();
     const Block* block = cache().block_at(host_rip_);
     if (block == nullptr) return false;
     const auto offset = static_cast<std::uint32_t>(host_rip_ - block->host);
     auto point = std::upper_bound(block->points.begin(), block->points.end(), offset,
                                   [](std::uint32_t value, const Point& p) { return value < p.host; });
     if (point == block->points.begin()) return false;
-    --point;
-    for (const Displaced& displaced : block->displaced) {
-        if (offset < displaced.from || offset >= displaced.to) continue;
-        if (displaced.where == Displaced::Where::slot) {
-            registers.gpr[displaced.reg & 15] = registers.slot[displaced.slot & 7];
-        } else {
-            registers.gpr[displaced.reg & 15] -= fold;
-        }
-    }
-    unload_context(block->rip + point->guest);
-    stepping_ = false;
+    unload_inside(*block, offset, *(point - 1));
     return true;
+}
+
+void Executor::unload_inside(const Block& block, std::uint32_t offset, const Point& point)
+{
+    recover(block.displaced, offset, context());
+    unload_context(block.rip + point.guest);
+    stepping_ = false;
 }
 
 void Executor::take_fpu()

@@ -5,7 +5,6 @@
 #include <utility>
 
 #include "base/address.h"
-#include "engine/translate/lower/liveness.h"
 
 namespace doppel::engine::translate {
 
@@ -172,9 +171,6 @@ LockStep::Allowance LockStep::allowance(Left left, std::size_t index) const
     allowed.flags = boundaries_[index].undefined;
     if (left != Left::middle || index >= instructions_.size()) return allowed;
     allowed.vector_status = index + 1 == boundaries_.size();
-    const std::span all{instructions_};
-    allowed.dead = dead_registers(all.subspan(index));
-    if (index > 0 && flags_are_dead(all.subspan(index - 1))) allowed.flags = STATUS;
     return allowed;
 }
 

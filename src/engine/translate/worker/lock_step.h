@@ -8,9 +8,7 @@
 // The interpreter stops in front of an instruction that faults, needs a device, writes to code, or
 // has another answer each time (RDTSC, RDRAND). What comes behind it is not compared.
 //
-// Neither the manual's undefined flags are compared, nor, when a block is left in the middle,
-// registers and flags that the rest of it overwrites unread (block/translation.h), nor the status
-// of x87 and SSE before an instruction that faults, which may be what it faults for. A device that
+// Neither the manual's undefined flags are compared, nor the status of x87 and SSE before an instruction that faults, which may be what it faults for. A device that
 // writes to memory at that moment may make a difference that is none.
 #pragma once
 
@@ -79,7 +77,6 @@ private:
         bool inside = true;           // reached without a branch
     };
     struct Allowance {
-        std::uint32_t dead = 0;       // registers, a bit each
         std::uint64_t flags = 0;
         bool vector_status = false;   // x87 but for FCW, MXCSR
     };

@@ -72,7 +72,7 @@ void LockStep::compare_registers(const Boundary& expected, const Allowance& allo
         if (is != should_be) differ(fmt::format("{} is {:#x}, not {:#x}", name, is, should_be));
     };
     for (unsigned i = 0; i < 16; ++i) {
-        if ((allowed.dead >> i & 1) == 0) check(register_names[i], registers_.gpr[i], expected.gpr[i]);
+        check(register_names[i], registers_.gpr[i], expected.gpr[i]);
     }
     check("rflags", interpreter_.rflags() & ~allowed.flags, expected.rflags & ~allowed.flags);
     check("fs.base", registers_.state->segments[x86::FS].base, expected.fs_base);
