@@ -101,6 +101,36 @@ here: mov bl, [rax]
 mov rax, 0x800000000000
 here: mov bl, [rax]
 
+;; case high_non_canonical_jump
+;; out rcx=0x1234
+;; flags CF
+;; fault GP error=0 rip=here
+mov rax, 0x800000000000
+mov ecx, 0x1234
+stc
+here: jmp rax
+
+;; case high_non_canonical_call_through_memory
+;; out rsp=high+0x30800
+;; fault GP error=0 rip=here
+mov rax, 0xffff7fffffffffff
+mov [high + 0x20000], rax
+here: call [high + 0x20000]
+
+;; case high_non_canonical_return
+;; out rsp=high+0x307f8
+;; fault GP error=0 rip=here
+mov rax, 0x800000000000
+push rax
+here: ret
+
+;; case high_non_canonical_return_that_releases
+;; out rsp=high+0x307f8
+;; fault GP error=0 rip=here
+mov rax, 0x800000000000
+push rax
+here: ret 0x1238
+
 ;; case high_upper_half_not_present
 ;; fault PF error=2 cr2=0xffff888000000000 rip=here
 mov rax, 0xffff888000000000

@@ -368,27 +368,78 @@ here: push rax
 ;; fault SS error=0 rip=here
 here: mov al, [rbp]
 
-; Translated code has jumped by then: the fault is the right one, at the target.
 ;; case user_non_canonical_jump
-;; skip translate
 ;; fault GP error=0 rip=here
 mov rax, 0x800000000000
 here: jmp rax
 
 ;; case user_non_canonical_call
-;; skip translate
 ;; out rsp=0x30800
 ;; fault GP error=0 rip=here
 mov rax, 0x800000000000
 here: call rax
 
 ;; case user_non_canonical_return
-;; skip translate
 ;; out rsp=0x307f8
 ;; fault GP error=0 rip=here
 mov rax, 0x800000000000
 push rax
 here: ret
+
+;; case user_non_canonical_return_that_releases
+;; out rsp=0x307f8
+;; fault GP error=0 rip=here
+mov rax, 0x800000000000
+push rax
+here: ret 0x18
+
+;; case user_non_canonical_jump_through_memory
+;; mem 0x20010 = dq 0x7fff800000000000
+;; out rsp=0x30800 rcx=0x1234
+;; fault GP error=0 rip=here
+mov ecx, 0x1234
+mov eax, 0x20000
+here: jmp [rax + 0x10]
+
+;; case user_non_canonical_call_through_memory
+;; mem 0x20010 = dq 0xffff000000000000
+;; out rsp=0x30800 rcx=0x20000
+;; fault GP error=0 rip=here
+mov ecx, 0x20000
+here: call [rcx + 0x10]
+
+; A branch that goes to this and to that before it goes nowhere.
+;; case user_non_canonical_after_one_target
+;; out r8=2 rsp=0x30800
+;; flags CF
+;; fault GP error=0 rip=here
+xor r8d, r8d
+again: lea rax, [rel again]
+inc r8d
+cmp r8d, 2
+jb go
+mov rax, 0x800000000000
+go: stc
+here: jmp rax
+
+;; case user_non_canonical_after_many_targets
+;; out r8=6 rsp=0x30800
+;; fault GP error=0 rip=here
+xor r8d, r8d
+again: lea rax, [rel stubs]
+lea rax, [rax + r8 * 8]
+inc r8d
+cmp r8d, 6
+jb here
+mov rax, 0x800000000000
+here: call rax
+stubs:
+%rep 6
+pop rcx
+jmp near again
+nop
+nop
+%endrep
 
 ;; case user_last_page
 ;; fault PF error=4 cr2=0x7ffffffff000 rip=here

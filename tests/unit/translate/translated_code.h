@@ -102,6 +102,7 @@ inline void name_addresses(std::string& text)
         {context_offset::system_flags + 2, "system_flags+2"},
         {context_offset::exit, "exit"},           {context_offset::pending, "pending"},
         {context_offset::tsc_offset, "tsc_offset"}, {context_offset::target, "target"},
+        {context_offset::branch, "branch"},
         {context_offset::target + 2, "target+2"}, {context_offset::slot + 56, "slot7"},
     };
     for (const std::uint64_t base : {supervisor_context, user_context}) {

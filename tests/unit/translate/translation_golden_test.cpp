@@ -164,19 +164,40 @@ TEST(TranslationGolden, SupervisorBranches)
                                                         "mov rcx, gs:[rbx+rcx*8]\n"
                                                         "push 0xFFFFFFFF81000003\n"
                                                         "mov [target], rcx\n"
+                                                        "mov dword ptr [branch], 0x20010018\n"
                                                         "movzx ecx, cx\n"
                                                         "jmp [rcx*8+0x10100000]\n");
     EXPECT_EQ(kernel_branch(GUEST("jmp r11")), "mov [slot1], rcx\n"
                                                "mov [target], r11\n"
+                                               "mov dword ptr [branch], 0x2001000E\n"
                                                "movzx ecx, r11w\n"
                                                "jmp [rcx*8+0x10100000]\n");
     EXPECT_EQ(kernel_branch(GUEST("ret 16")), "mov [slot1], rcx\n"
                                               "pop rcx\n"
                                               "lea rsp, [rsp+0x10]\n"
                                               "mov [target], rcx\n"
+                                              "mov dword ptr [branch], 0x20010014\n"
                                               "movzx ecx, cx\n"
                                               "jmp [rcx*8+0x10100000]\n");
     EXPECT_EQ(kernel_branch(GUEST("loop .-10")), "loop 0x20010007\njmp 0x2001000C\njmp 0x2001001B\n");
+}
+
+TEST(TranslationGolden, BranchesAcrossTheEndOfAHalfAreLeftAlone)
+{
+    constexpr std::uint64_t last = 0x7fffffffeff0;
+    for (const auto& guest : {GUEST("jmp .+0x1100"), GUEST("call .+0x1100"), GUEST("jz .+0x1100"),
+                              GUEST("loop .+0x7f")}) {
+        const std::uint64_t rip = guest.size() == 2 ? last + 0x1000 : last;
+        const Translated block{guest, rip, user_mode};
+        EXPECT_EQ(block.translation.count, 0u);
+        EXPECT_EQ(block.translation.exits[0].kind, ExitKind::interpret);
+        EXPECT_EQ(block.translation.exits[0].target, rip);
+    }
+    // What runs into it faults there.
+    const Translated behind{GUEST("nop"), 0x7fffffffffff, user_mode};
+    EXPECT_EQ(behind.translation.count, 1u);
+    EXPECT_EQ(behind.translation.exits[0].kind, ExitKind::interpret);
+    EXPECT_EQ(behind.translation.exits[0].target, 0x800000000000u);
 }
 
 TEST(TranslationGolden, UserBranches)
@@ -189,8 +210,9 @@ TEST(TranslationGolden, UserBranches)
     EXPECT_EQ(program_branch(GUEST("call [rip+0x1000]")), "mov [slot1], rcx\n"
                                                           "mov rcx, 0x555555555006\n"
                                                           "mov rcx, [rcx]\n"
-                                                          "push [0x7001001003F]\n"
+                                                          "push [0x70010010049]\n"
                                                           "mov [target], rcx\n"
+                                                          "mov dword ptr [branch], 0x10010021\n"
                                                           "movzx ecx, cx\n"
                                                           "mov [slot0], rax\n"
                                                           "lea rax, [0x70001200000]\n"
@@ -226,7 +248,8 @@ TEST(TranslationGolden, IndirectBranchesCompareWithWhatTheyLearned)
               "lea rcx, [rcx-0x1]\n");
     std::vector<std::uint8_t> code(100);
     const auto size = emit_table_jump({code.data(), user_code, code.size()});
-    EXPECT_EQ(disassemble(code, user_code, 0, size), "movzx ecx, cx\njmp gs:[rcx*8]\n");
+    EXPECT_EQ(disassemble(code, user_code, 0, size),
+              "mov dword ptr [branch], 0x10000000\nmovzx ecx, cx\njmp gs:[rcx*8]\n");
     EXPECT_EQ(emit_table_jump({code.data(), user_code, 10}), 0u);
 }
 

@@ -72,6 +72,7 @@ bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSp
                std::uint32_t first_site, std::uint64_t common_exit, Translation& result)
 {
     result.size = result.hot_size = result.guest_bytes = result.count = 0;
+    result.branch_rsp = 0;
     result.points.clear();
     result.displaced.clear();
     result.exits.clear();

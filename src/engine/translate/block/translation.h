@@ -131,6 +131,8 @@ struct Translation {
     // Of the guest code translated, that of an exit's own instruction (interpret, syscall, ...)
     // included; 0: nothing could be, see below.
     std::uint32_t guest_bytes = 0;
+    // What the indirect branch at its end has done to RSP where it is left.
+    std::int32_t branch_rsp = 0;
     std::uint32_t count = 0;        // guest instructions translated natively, the exit's excluded
     // Ascending in `host`; one for each instruction with host code, one for each way out that
     // is not a branch's own. Of instructions at one host offset (NOPs) only the last has one.
@@ -153,7 +155,7 @@ bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSp
 // byte), else to `miss`. With `body` 0 the block follows directly. Returns the size, or 0 when it
 // does not fit.
 //
-//   indirect branch:  slot[1] = rcx; ctx.target = guest target;
+//   indirect branch:  slot[1] = rcx; ctx.target = guest target; ctx.branch = where this is;
 //                     ecx = target & 0xffff; jmp [targets + rcx * 8]
 std::uint32_t emit_entry(const CodeSpace& space, bool user, std::uint64_t rip, std::uint64_t body,
                          std::uint64_t miss);

@@ -169,6 +169,7 @@ Block& CodeCache::add(const Source& source, std::uint64_t ram_offset, std::uint6
     block.rip = source.rip;
     block.ram_offset = ram_offset;
     block.guest_bytes = scratch_.guest_bytes;
+    block.branch_rsp = scratch_.branch_rsp;
     block.guest_count = static_cast<std::uint16_t>(scratch_.count);
     block.mode = source.mode;
     block.host = where.address;

@@ -34,6 +34,7 @@ struct Block {
     static constexpr std::uint64_t no_page = ~std::uint64_t{0};
     std::uint64_t second_page = no_page;
     std::uint32_t guest_bytes = 0;
+    std::int32_t branch_rsp = 0;    // as Translation
     std::uint16_t guest_count = 0;  // instructions
     Mode mode;
     bool dropped = false;
@@ -90,6 +91,12 @@ public:
 
     [[nodiscard]] Site site(std::uint32_t number) const;        // {}: no such site
     [[nodiscard]] Block* block_at(std::uint64_t host) const;    // the block whose code this is
+    // The block that ExecContext::branch names.
+    [[nodiscard]] Block* branch_at(std::uint32_t low_half) const
+    {
+        return block_at(config_.address + static_cast<std::uint32_t>(
+                                              low_half - static_cast<std::uint32_t>(config_.address)));
+    }
     [[nodiscard]] bool contains(std::uint64_t host) const
     {
         return host - config_.address < config_.size;

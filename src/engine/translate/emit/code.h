@@ -184,6 +184,8 @@ public:
         context_operand(offset, 0);
     }
 
+    // Says where an indirect branch comes from: ExecContext::branch.
+    void note_branch() { store_dword(context_offset::branch, static_cast<std::uint32_t>(address())); }
     // jmp gs:[reg*8]; reg below 8.
     void jump_through_gs(unsigned reg)
     {

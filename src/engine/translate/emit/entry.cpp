@@ -73,6 +73,7 @@ std::uint32_t emit_table_jump(const CodeSpace& space)
     constexpr bool user = true;
     Code code{space, user};
     if (!code.room(entry_room)) return 0;
+    code.note_branch();
     code.low_word(rcx, rcx);
     code.jump_through_gs(rcx);
     return code.size();

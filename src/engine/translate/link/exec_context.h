@@ -32,7 +32,9 @@ struct alignas(64) ExecContext {
     // 0xd0: IA32_TSC_AUX. Here, since each cache line that the worker writes for a turn and the
     // user process has written takes its time to come over.
     std::uint32_t tsc_aux;
-    std::uint32_t reserved;
+    // 0xd4: low half of an address in the code of the block whose indirect branch went to `target`
+    // through the table of targets.
+    std::uint32_t branch;
     // 0xd8
     std::uint32_t exit;
     // 0xdc: not zero: an interrupt may wait; translated code leaves where it becomes deliverable.
@@ -65,7 +67,7 @@ struct alignas(64) ExecContext {
 };
 
 namespace context_offset {
-inline constexpr int gpr = 0x00, flags = 0x80, host_rip = 0x88, slot = 0x90, tsc_aux = 0xd0,
+inline constexpr int gpr = 0x00, flags = 0x80, host_rip = 0x88, slot = 0x90, tsc_aux = 0xd0, branch = 0xd4,
     exit = 0xd8, pending = 0xdc, tsc_offset = 0xe0, fs_base = 0xe8, gs_base = 0xf0, trap = 0xf8,
     error = 0x100, address = 0x108, engine_rsp = 0x110, engine_fs = 0x118, target = 0x120, kicked = 0x128,
     system_flags = 0x130,
@@ -82,6 +84,7 @@ static_assert(offsetof(ExecContext, engine_rsp) == context_offset::engine_rsp);
 static_assert(offsetof(ExecContext, target) == context_offset::target);
 static_assert(offsetof(ExecContext, kicked) == context_offset::kicked);
 static_assert(offsetof(ExecContext, tsc_aux) == context_offset::tsc_aux);
+static_assert(offsetof(ExecContext, branch) == context_offset::branch);
 static_assert(offsetof(ExecContext, other_fs_base) == context_offset::other_fs_base);
 static_assert(offsetof(ExecContext, cr2) == context_offset::cr2);
 

@@ -92,6 +92,7 @@ void Lowering::dispatch(std::uint32_t rcx_from, unsigned target)
         learning_jump(rcx_from);
         return;
     }
+    code_.note_branch();
     code_.low_word(rcx, target);
     if (source_.mode.alone) {
         leave_without_target();
@@ -153,6 +154,18 @@ void Lowering::learning_jump(std::uint32_t rcx_from)
 
 static_assert(supervisor_targets + target_table_size < 0x80000000);
 
+// For who finds that there is no such target, and has it undone.
+void Lowering::note_stack_change(const Instruction& instruction)
+{
+    constexpr std::int32_t address_size = 8;
+    if (instruction.kind == Kind::call_indirect) result_.branch_rsp = -address_size;
+    if (instruction.kind != Kind::ret) return;
+    result_.branch_rsp = address_size;
+    if (instruction.opcode == 0xc2) {
+        result_.branch_rsp += static_cast<std::int32_t>(instruction.immediate & 0xffff);
+    }
+}
+
 bool Lowering::indirect(const Instruction& instruction)
 {
     if (!instruction.memory && !instruction.rsp_operand) return indirect_by_register(instruction);
@@ -176,6 +189,7 @@ bool Lowering::indirect(const Instruction& instruction)
         rcx_from = code_.size();
     }
     if (instruction.kind == Kind::call_indirect && !push_return(instruction)) return false;
+    note_stack_change(instruction);
     dispatch(rcx_from, rcx);
     return true;
 }
@@ -185,6 +199,7 @@ bool Lowering::indirect_by_register(const Instruction& instruction)
     const unsigned from = instruction.modrm_rm();
     save_target_register();
     if (instruction.kind == Kind::call_indirect && !push_return(instruction)) return false;
+    note_stack_change(instruction);
     dispatch(code_.size(), from);
     return true;
 }
@@ -196,6 +211,7 @@ bool Lowering::ret(const Instruction& instruction)
     const std::uint32_t rcx_from = code_.size();
     const auto released = static_cast<std::int32_t>(instruction.immediate & 0xffff);
     if (instruction.opcode == 0xc2 && released != 0) code_.add_constant(rsp, rsp, released);
+    note_stack_change(instruction);
     dispatch(rcx_from, rcx);
     return true;
 }

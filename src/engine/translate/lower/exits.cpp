@@ -41,6 +41,8 @@ void Lowering::go_to(std::uint64_t target, const Mode& mode)
 {
     if (linkable(target)) {
         link_later(code_.jump_later(), target, mode);
+    } else if (!x86::canonical(target)) {
+        leave(ExitKind::interpret, target);  // the block runs into it
     } else {
         far_jump(target);
     }

@@ -48,6 +48,12 @@ inline bool ends_block(Kind kind)
     return kind == Kind::interpret || kind >= Kind::jump;
 }
 
+inline bool is_direct_branch(Kind kind)
+{
+    return kind == Kind::jump || kind == Kind::call || kind == Kind::conditional ||
+           kind == Kind::loop;
+}
+
 // FS or GS, the segments that have a base in 64-bit code.
 enum class Segment : std::uint8_t { none, fs, gs };
 

@@ -12,6 +12,7 @@
 #include "engine/translate/emit/code.h"
 #include "engine/translate/emit/rewrite.h"
 #include "engine/translate/lower/instruction.h"
+#include "x86/canonical.h"
 
 namespace doppel::engine::translate {
 
@@ -115,6 +116,7 @@ private:
     bool ret(const Instruction& instruction);
     bool indirect_by_register(const Instruction& instruction);
     void dispatch(std::uint32_t rcx_from, unsigned target);
+    void note_stack_change(const Instruction& instruction);
     void save_target_register();
     void learning_jump(std::uint32_t rcx_from);
 

@@ -104,6 +104,10 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
     const auto lowered = [](bool done) { return done ? Outcome::lowered : Outcome::failed; };
     const auto ended = [](bool done) { return done ? Outcome::ended : Outcome::failed; };
     if (source_.mode.gs_free && instruction.segment == Segment::gs) return Outcome::failed;
+    // A branch beyond the end of an address space half: it faults where it is.
+    if (is_direct_branch(instruction.kind) && !x86::canonical(instruction.immediate)) {
+        return Outcome::failed;
+    }
     switch (instruction.kind) {
     case Kind::plain: return lowered(plain(rest));
     case Kind::nothing: return Outcome::lowered;

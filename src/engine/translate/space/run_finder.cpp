@@ -2,17 +2,15 @@
 
 #include <algorithm>
 
+#include "x86/canonical.h"
+
 namespace doppel::engine::translate {
 
 namespace {
 
 using base::page_size;
 
-bool canonical(std::uint64_t linear)
-{
-    const std::uint64_t upper = linear >> 47;
-    return upper == 0 || upper == 0x1ffff;
-}
+using x86::canonical;
 
 // `low` ends where `high` begins, in every respect but the size of the run.
 bool joins(const Mapping& low, const Mapping& high)

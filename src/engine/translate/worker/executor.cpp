@@ -5,6 +5,7 @@
 #include "base/assert.h"
 #include "engine/translate/dispatch/supervisor.h"
 #include "engine/translate/layout.h"
+#include "x86/canonical.h"
 
 namespace doppel::engine::translate {
 
@@ -315,6 +316,9 @@ Executor::Next Executor::mappings_refused()
 Executor::Next Executor::after_exit(std::uint32_t exit)
 {
     refusals_ = 0;
+    if (exit == exit_no_target && !x86::canonical(context().target)) {
+        return branch_to_nowhere(cache().branch_at(context().branch));
+    }
     const bool exited = exit == exit_no_target || exit >= first_exit_site;
     if (exited && lock_step_ != nullptr && lock_step_->armed()) {
         stepping_ = false;
@@ -405,6 +409,7 @@ Executor::Next Executor::after_indirect(const Site& site)
 {
     const std::uint64_t rip = context().target;
     const Block* const from = site.block;
+    if (!x86::canonical(rip)) return branch_to_nowhere(from);
     const std::uint32_t number =
         from->first_site + static_cast<std::uint32_t>(site.exit - from->exits.data());
     Block* next = upper_half(rip) ? nullptr : block_for(rip, mode_, true, true);
@@ -447,6 +452,20 @@ Executor::Next Executor::go_on_at(const Block& block)
 bool Executor::gs_fits() const
 {
     return registers_.state->segments[x86::GS].base + fold < user_window_end;
+}
+
+// An indirect branch to an address that is not canonical. The fault is the branch's own (Intel's
+// processors; AMD's take it behind), so the interpreter does it over again.
+Executor::Next Executor::branch_to_nowhere(const Block* from)
+{
+    stepping_ = false;
+    if (from == nullptr || from->points.empty()) {
+        unload_context(context().target);
+        return Next::dispatch;
+    }
+    context().gpr[x86::RSP] -= static_cast<std::uint64_t>(std::int64_t{from->branch_rsp});
+    unload_context(from->rip + from->points.back().guest);
+    return interpret_one();
 }
 
 Executor::Next Executor::after_missing_target(std::uint64_t rip)

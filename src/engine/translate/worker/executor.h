@@ -126,6 +126,7 @@ private:
     Next after_site(const Site& site);
     [[nodiscard]] bool gs_fits() const;
     Next after_missing_target(std::uint64_t rip);
+    Next branch_to_nowhere(const Block* from);
     Next go_on_at(const Block& block);
     [[nodiscard]] bool may_link(const Block& from, const Block& to) const;
     Next after_indirect(const Site& site);
