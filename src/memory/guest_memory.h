@@ -104,7 +104,7 @@ public:
     // or a device into a span.
     void written_elsewhere(Gpa start, std::uint64_t size);
 
-    // One bit a RAM page: code was decoded or translated from it. Nobody clears bits. Shared
+    // One bit a RAM page: code was decoded or translated from it and is still known. Shared
     // with another process that attached this memory, which may skip telling of its writes to
     // pages without the bit. At most one such map; set before any vCPU runs.
     void share_code_map(std::atomic<std::uint64_t>* map) { code_map_ = map; }
@@ -114,6 +114,14 @@ public:
         if (code_map_ == nullptr) return;
         const std::uint64_t page = ram_offset >> base::page_shift;
         code_map_[page / 64].fetch_or(std::uint64_t{1} << (page % 64), std::memory_order_seq_cst);
+    }
+    // After all of the page's code has been forgotten.
+    void forget_code(std::uint64_t ram_offset)
+    {
+        if (code_map_ == nullptr) return;
+        const std::uint64_t page = ram_offset >> base::page_shift;
+        code_map_[page / 64].fetch_and(~(std::uint64_t{1} << (page % 64)),
+                                       std::memory_order_seq_cst);
     }
 
     // Listeners are added before any vCPU runs and outlive the memory's last write.

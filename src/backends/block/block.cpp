@@ -93,6 +93,7 @@ void BlockBackend::finish(Request&& request, Status status) noexcept
     {
         const std::lock_guard lock{completed_mutex_};
         completed_.push_back({request.kind, status, request.length, std::move(request.done)});
+        if (collecting_) return;
     }
     const std::uint64_t one = 1;
     [[maybe_unused]] const auto written = ::write(completed_fd_.get(), &one, sizeof one);
@@ -102,11 +103,16 @@ void BlockBackend::deliver() noexcept
 {
     std::uint64_t count = 0;
     [[maybe_unused]] const auto got = ::read(completed_fd_.get(), &count, sizeof count);
+    {
+        const std::lock_guard lock{completed_mutex_};
+        collecting_ = true;
+    }
     collect();
     std::vector<Completion> completions;
     {
         const std::lock_guard lock{completed_mutex_};
         completions.swap(completed_);
+        collecting_ = false;
     }
     for (Completion& completion : completions) {
         ASSERT(in_flight_ > 0);
@@ -120,6 +126,7 @@ void BlockBackend::deliver() noexcept
         }
         if (completion.done) completion.done(completion.status);
     }
+    if (!completions.empty() && batch_done_) batch_done_();
 }
 
 void BlockBackend::drain() noexcept

@@ -86,6 +86,11 @@ public:
     void submit(std::span<Request> requests) noexcept;
     void submit(Request request) noexcept { submit(std::span{&request, 1}); }
 
+    // Called after the `done` of all requests that were found to be done at one time, so that
+    // what follows from them is done once.
+    void on_batch_done(std::function<void()> then) { batch_done_ = std::move(then); }
+    [[nodiscard]] base::EventLoop& loop() const { return loop_; }
+
     // Blocks until every request is done, calling their `done`; throttling does not delay it.
     void drain() noexcept;
     [[nodiscard]] std::size_t in_flight() const { return in_flight_; }
@@ -107,7 +112,6 @@ protected:
     // Any thread. `done` is called later, from the loop.
     void finish(Request&& request, Status status) noexcept;
     [[nodiscard]] int completion_fd() const { return completed_fd_.get(); }
-    [[nodiscard]] base::EventLoop& loop() const { return loop_; }
 
 private:
     struct Completion {
@@ -129,6 +133,8 @@ private:
     base::Fd completed_fd_;
     std::mutex completed_mutex_;
     std::vector<Completion> completed_;
+    bool collecting_ = false;  // under the mutex: deliver() is about to take what is completed
+    std::function<void()> batch_done_;
     std::size_t in_flight_ = 0;
     Totals totals_[5];
     std::uint64_t errors_ = 0;

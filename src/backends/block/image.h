@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -36,6 +37,22 @@ public:
     [[nodiscard]] virtual int resize(std::uint64_t size) = 0;
     // What is known from `offset` without reading data; 0 < length <= `most`. errno in `error`.
     [[nodiscard]] virtual Extent extent(std::uint64_t offset, std::uint64_t most, int& error) = 0;
+
+    // For who moves data without blocking: a read or an overwrite of a range that is one piece of
+    // the file below, and needs nothing else. Nothing: read() or write() has to do it. The piece
+    // stays what it is until end_direct(), which is called once for each begin_direct(). Neither
+    // waits for anything.
+    struct Direct {
+        std::uint64_t offset = 0;  // in the file
+        std::uint64_t token = 0;   // the image's own
+    };
+    enum class Access : std::uint8_t { read, write };
+    [[nodiscard]] virtual std::optional<Direct> begin_direct(Access, std::uint64_t /*offset*/,
+                                                             std::uint64_t /*length*/)
+    {
+        return std::nullopt;
+    }
+    virtual void end_direct(const Direct&) {}
 
     virtual void counters(base::CounterList&, std::string_view) const {}
 

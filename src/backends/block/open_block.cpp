@@ -2,6 +2,7 @@
 #include "backends/block/host_file.h"
 #include "backends/block/image_backend.h"
 #include "backends/block/open_image.h"
+#include "backends/block/qcow2/qcow2_image.h"
 #include "backends/block/raw_image.h"
 #include "backends/block/throttled_backend.h"
 #include "backends/block/uring_backend.h"
@@ -11,23 +12,30 @@ namespace doppel::backends {
 
 namespace {
 
+UringBackend::Below below(Image& image)
+{
+    if (auto* raw = dynamic_cast<RawImage*>(&image)) {
+        return {dynamic_cast<HostFile*>(&raw->file()), true};
+    }
+    if (auto* qcow2 = dynamic_cast<qcow2::Qcow2Image*>(&image)) {
+        return {dynamic_cast<HostFile*>(&qcow2->file()), false};
+    }
+    return {};
+}
+
 // What a ring can serve; null for the others.
 base::Result<std::unique_ptr<BlockBackend>> through_ring(const BlockOptions& options,
                                                          base::EventLoop& loop,
                                                          OpenedImage& opened,
                                                          const BlockProperties& properties)
 {
-    auto* raw = dynamic_cast<RawImage*>(opened.image.get());
-    auto* file = raw == nullptr ? nullptr : dynamic_cast<HostFile*>(&raw->file());
-    if (!options.use_io_uring || file == nullptr || !UringBackend::suits(*file)) {
+    const UringBackend::Below file = below(*opened.image);
+    if (!options.use_io_uring || file.file == nullptr || !UringBackend::suits(*file.file)) {
         return std::unique_ptr<BlockBackend>{};
     }
-    static_cast<void>(opened.image.release());
-    std::unique_ptr<RawImage> image{raw};
-    auto backend = UringBackend::create(loop, image, properties, options.cache);
+    auto backend = UringBackend::create(loop, opened.image, file, properties, options.cache);
     if (backend) return backend;
     spdlog::info("'{}': {}; threads do it instead", options.path, backend.error().text());
-    opened.image = std::move(image);
     return std::unique_ptr<BlockBackend>{};
 }
 

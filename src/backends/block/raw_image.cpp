@@ -46,6 +46,15 @@ int RawImage::write(std::uint64_t offset, std::span<const iovec> buffers)
     return file_->write(offset, buffers);
 }
 
+// A read behind the file's end comes back short, which sends it to read().
+std::optional<Image::Direct> RawImage::begin_direct(Access access, std::uint64_t offset,
+                                                    std::uint64_t)
+{
+    // write() looks at what is written there.
+    if (access == Access::write && offset == 0 && origin_ == Origin::guessed) return std::nullopt;
+    return Direct{offset, 0};
+}
+
 int RawImage::write_zeroes(std::uint64_t offset, std::uint64_t length, bool may_unmap)
 {
     return file_->write_zeroes(offset, length, may_unmap);

@@ -28,8 +28,10 @@ public:
     [[nodiscard]] int resize(std::uint64_t size) override;
     [[nodiscard]] Extent extent(std::uint64_t offset, std::uint64_t most, int& error) override;
 
+    [[nodiscard]] std::optional<Direct> begin_direct(Access access, std::uint64_t offset,
+                                                     std::uint64_t length) override;
+
     [[nodiscard]] ByteFile& file() { return *file_; }
-    [[nodiscard]] Origin origin() const { return origin_; }
 
 private:
     std::unique_ptr<ByteFile> file_;

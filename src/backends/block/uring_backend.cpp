@@ -14,7 +14,8 @@ bool UringBackend::suits(const HostFile& file)
 }
 
 base::Result<std::unique_ptr<BlockBackend>> UringBackend::create(base::EventLoop& loop,
-                                                                 std::unique_ptr<RawImage>& image,
+                                                                 std::unique_ptr<Image>& image,
+                                                                 const Below& below,
                                                                  const BlockProperties& properties,
                                                                  CacheMode cache)
 {
@@ -25,8 +26,7 @@ base::Result<std::unique_ptr<BlockBackend>> UringBackend::create(base::EventLoop
     backend->ring_made_ = true;
     const int told = ::io_uring_register_eventfd(&backend->ring_, backend->completion_fd());
     if (told < 0) return base::errno_error(base::ErrorKind::host, "No io_uring eventfd", -told);
-    backend->file_ = dynamic_cast<HostFile*>(&image->file());
-    ASSERT(backend->file_ != nullptr);
+    backend->below_ = below;
     backend->image_ = std::move(image);
     return std::unique_ptr<BlockBackend>{std::move(backend)};
 }
@@ -41,27 +41,36 @@ UringBackend::~UringBackend()
         const int result = ::io_uring_submit_and_wait(&ring_, 1);
         if (result < 0 && result != -EINTR && result != -EAGAIN && result != -EBUSY) break;
         while (::io_uring_peek_cqe(&ring_, &done) == 0) {
-            delete static_cast<Request*>(::io_uring_cqe_get_data(done));
+            const std::unique_ptr<Held> held{static_cast<Held*>(::io_uring_cqe_get_data(done))};
+            end_place(*held);
             ::io_uring_cqe_seen(&ring_, done);
             --active_;
         }
     }
+    for (const Held& held : waiting_) end_place(held);
     ::io_uring_queue_exit(&ring_);
 }
 
-bool UringBackend::for_threads(const Request& request) const
+// Where it is in the file; nothing: threads do it.
+std::optional<Image::Direct> UringBackend::place_of(const Request& request)
 {
-    switch (request.kind) {
-        case Kind::discard:
-        case Kind::write_zeroes: return true;
-        case Kind::flush: return false;
-        case Kind::write:
-            // Threads look at what is written there.
-            if (request.offset == 0 && image_->origin() == RawImage::Origin::guessed) return true;
-            break;
-        case Kind::read: break;
+    const bool writes = request.kind == Kind::write;
+    if (request.kind == Kind::flush && below_.sync_is_flush) return Image::Direct{};
+    if (request.kind != Kind::read && !writes) return std::nullopt;
+    // On the disk when its table is, too.
+    if (request.fua && !below_.sync_is_flush) return std::nullopt;
+    const auto place = image_->begin_direct(writes ? Image::Access::write : Image::Access::read,
+                                            request.offset, request.length);
+    if (place && !below_.file->takes(place->offset, request.buffers)) {
+        image_->end_direct(*place);
+        return std::nullopt;
     }
-    return !file_->takes(request.offset, request.buffers);
+    return place;
+}
+
+void UringBackend::end_place(const Held& held)
+{
+    if (held.request.kind != Kind::flush) image_->end_direct(held.place);
 }
 
 void UringBackend::start(std::span<Request> requests) noexcept
@@ -69,14 +78,14 @@ void UringBackend::start(std::span<Request> requests) noexcept
     for (Request& request : requests) {
         if (request.kind == Kind::flush && (unsafe_ || properties().read_only)) {
             finish(std::move(request), Status::ok);
-        } else if (request.kind == Kind::flush && file_->flush_failed()) {
+        } else if (request.kind == Kind::flush && below_.file->flush_failed()) {
             finish(std::move(request), Status::io_error);
-        } else if (for_threads(request)) {
+        } else if (const auto place = place_of(request); !place) {
             perform_on_thread(std::move(request));
         } else if (active_ < depth && waiting_.empty()) {
-            queue(std::move(request));
+            queue({std::move(request), *place});
         } else {
-            waiting_.push_back(std::move(request));
+            waiting_.push_back({std::move(request), *place});
         }
     }
     submit_queued();
@@ -91,7 +100,7 @@ void UringBackend::submit_queued()
     [[maybe_unused]] const auto written = ::write(completion_fd(), &one, sizeof one);
 }
 
-void UringBackend::queue(Request&& request)
+void UringBackend::queue(Held&& what)
 {
     io_uring_sqe* entry = ::io_uring_get_sqe(&ring_);
     if (entry == nullptr) {
@@ -99,23 +108,24 @@ void UringBackend::queue(Request&& request)
         entry = ::io_uring_get_sqe(&ring_);
     }
     if (entry == nullptr) {  // the kernel takes nothing at the moment
-        perform_on_thread(std::move(request));
+        end_place(what);
+        perform_on_thread(std::move(what.request));
         return;
     }
-    auto* held = new Request{std::move(request)};
-    const auto count = static_cast<unsigned>(held->buffers.size());
-    switch (held->kind) {
+    auto* held = new Held{std::move(what)};
+    const Request& request = held->request;
+    const auto count = static_cast<unsigned>(request.buffers.size());
+    const int file = below_.file->descriptor();
+    switch (request.kind) {
         case Kind::read:
-            ::io_uring_prep_readv(entry, file_->descriptor(), held->buffers.data(), count,
-                                  held->offset);
+            ::io_uring_prep_readv(entry, file, request.buffers.data(), count, held->place.offset);
             break;
         case Kind::write:
-            ::io_uring_prep_writev2(entry, file_->descriptor(), held->buffers.data(), count,
-                                    held->offset, held->fua && !unsafe_ ? RWF_DSYNC : 0);
+            ::io_uring_prep_writev2(entry, file, request.buffers.data(), count,
+                                    held->place.offset,
+                                    request.fua && !unsafe_ ? RWF_DSYNC : 0);
             break;
-        default:
-            ::io_uring_prep_fsync(entry, file_->descriptor(), IORING_FSYNC_DATASYNC);
-            break;
+        default: ::io_uring_prep_fsync(entry, file, IORING_FSYNC_DATASYNC); break;
     }
     ::io_uring_sqe_set_data(entry, held);
     ++active_;
@@ -125,12 +135,11 @@ void UringBackend::collect() noexcept
 {
     io_uring_cqe* done = nullptr;
     while (::io_uring_peek_cqe(&ring_, &done) == 0) {
-        const std::unique_ptr<Request> request{
-            static_cast<Request*>(::io_uring_cqe_get_data(done))};
+        const std::unique_ptr<Held> held{static_cast<Held*>(::io_uring_cqe_get_data(done))};
         const int result = done->res;
         ::io_uring_cqe_seen(&ring_, done);
         --active_;
-        completed(std::move(*request), result);
+        completed(std::move(*held), result);
     }
     while (!waiting_.empty() && active_ < depth) {
         queue(std::move(waiting_.front()));
@@ -139,10 +148,12 @@ void UringBackend::collect() noexcept
     if (::io_uring_sq_ready(&ring_) != 0) submit_queued();
 }
 
-void UringBackend::completed(Request&& request, int result)
+void UringBackend::completed(Held&& held, int result)
 {
+    end_place(held);
+    Request& request = held.request;
     if (request.kind == Kind::flush) {
-        if (result < 0) file_->note_failed_flush();
+        if (result < 0) below_.file->note_failed_flush();
         finish(std::move(request), result < 0 ? Status::io_error : Status::ok);
         return;
     }

@@ -28,12 +28,12 @@ base::Result<std::unique_ptr<NetBackend>> RateLimit::create(base::EventLoop& loo
 {
     std::unique_ptr<RateLimit> limit{new RateLimit{std::move(inner), rates, std::move(clock)}};
     RateLimit* raw = limit.get();
-    limit->out_.timer = TRY(LoopTimer::create(loop, [raw] {
+    limit->out_.timer = TRY(base::LoopTimer::create(loop, [raw] {
         for_each_bit(std::exchange(raw->out_.waiting, 0), [raw](unsigned queue) {
             raw->receiver().writable(queue);
         });
     }));
-    limit->in_.timer = TRY(LoopTimer::create(loop, [raw] {
+    limit->in_.timer = TRY(base::LoopTimer::create(loop, [raw] {
         for_each_bit(std::exchange(raw->in_.waiting, 0), [raw](unsigned queue) {
             raw->inner().resume(queue);
         });
@@ -47,7 +47,7 @@ bool RateLimit::Direction::holds(unsigned queue, std::uint64_t now)
     if (ready <= now) return false;
     if (waiting == 0) {
         ++waits;
-        timer->set(monotonic_ns() + (ready - now));
+        timer->set(base::monotonic_ns() + (ready - now));
     }
     waiting |= std::uint32_t{1} << queue;
     return true;

@@ -4,7 +4,7 @@
 #include <array>
 #include <functional>
 
-#include "backends/net/loop_timer.h"
+#include "base/loop_timer.h"
 #include "backends/net/net_filter.h"
 #include "backends/net/token_bucket.h"
 
@@ -25,7 +25,7 @@ public:
     static base::Result<std::unique_ptr<NetBackend>> create(base::EventLoop& loop,
                                                             std::unique_ptr<NetBackend> inner,
                                                             const NetRates& rates,
-                                                            Clock clock = monotonic_ns);
+                                                            Clock clock = base::monotonic_ns);
 
     Handed send(unsigned queue, Frame& frame) noexcept override;
     void resume(unsigned queue) noexcept override;
@@ -36,7 +36,7 @@ private:
         TokenBucket bytes, frames;
         std::uint32_t waiting = 0;  // queues, a bit for each
         std::uint64_t waits = 0;
-        std::unique_ptr<LoopTimer> timer;
+        std::unique_ptr<base::LoopTimer> timer;
 
         Direction(const NetRates& rates, std::uint64_t now)
             : bytes(rates.bytes, rates.burst_bytes, now),

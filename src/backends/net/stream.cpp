@@ -23,7 +23,7 @@ base::Result<std::unique_ptr<NetBackend>> StreamNet::create(base::EventLoop& loo
 {
     std::unique_ptr<StreamNet> stream{new StreamNet{loop, options, mtu}};
     StreamNet* raw = stream.get();
-    stream->retry_ = TRY(LoopTimer::create(loop, [raw] { raw->try_to_connect(); }));
+    stream->retry_ = TRY(base::LoopTimer::create(loop, [raw] { raw->try_to_connect(); }));
     if (options.server) {
         stream->listener_.emplace(TRY(UnixListener::create(options.path, stream->what())));
         TRY(loop.add(stream->listener_->fd(), EPOLLIN,
@@ -35,7 +35,7 @@ base::Result<std::unique_ptr<NetBackend>> StreamNet::create(base::EventLoop& loo
                            peer.error().text() + "; start the other end first, or add server=on "
                                                  "or reconnect=1"};
     } else {
-        stream->retry_->set(monotonic_ns());
+        stream->retry_->set(base::monotonic_ns());
     }
     return std::unique_ptr<NetBackend>{std::move(stream)};
 }
@@ -61,7 +61,7 @@ void StreamNet::try_to_connect() noexcept
     if (peer_.valid()) return;
     auto peer = connect_unix(options_.path, what());
     if (peer) return begin(std::move(peer).value());
-    retry_->set(monotonic_ns() + options_.reconnect_seconds.value_or(1) * second_ns);
+    retry_->set(base::monotonic_ns() + options_.reconnect_seconds.value_or(1) * second_ns);
 }
 
 void StreamNet::begin(base::Fd peer) noexcept
@@ -92,7 +92,7 @@ void StreamNet::end(std::string_view why) noexcept
     receiver_->link_changed(false);
     if (std::exchange(sender_waits_, false)) receiver_->writable(0);
     if (!options_.server && options_.reconnect_seconds.value_or(1) != 0) {
-        retry_->set(monotonic_ns() + options_.reconnect_seconds.value_or(1) * second_ns);
+        retry_->set(base::monotonic_ns() + options_.reconnect_seconds.value_or(1) * second_ns);
     }
 }
 

@@ -9,7 +9,7 @@
 #include <string>
 #include <vector>
 
-#include "backends/net/loop_timer.h"
+#include "base/loop_timer.h"
 #include "backends/net/net.h"
 #include "backends/net/stream_decoder.h"
 #include "backends/unix_socket.h"
@@ -64,7 +64,7 @@ private:
     const StreamOptions options_;
     const std::uint16_t mtu_;
     std::optional<UnixListener> listener_;
-    std::unique_ptr<LoopTimer> retry_;
+    std::unique_ptr<base::LoopTimer> retry_;
     NetReceiver* receiver_ = nullptr;
 
     base::Fd peer_;

@@ -12,7 +12,7 @@
 #include <mutex>
 #include <optional>
 
-#include "backends/net/loop_timer.h"
+#include "base/loop_timer.h"
 #include "backends/net/poll_set.h"
 #include "base/log.h"
 
@@ -100,7 +100,7 @@ private:
     base::EventLoop& loop_;
     PollSet polls_;
     const std::uint16_t mtu_;
-    std::unique_ptr<LoopTimer> alarm_;
+    std::unique_ptr<base::LoopTimer> alarm_;
     std::list<Timer> timers_;
     Slirp* slirp_ = nullptr;
     NetReceiver* receiver_ = nullptr;
@@ -118,7 +118,7 @@ const SlirpCb UserNet::callbacks = {
         return static_cast<ssize_t>(size);
     },
     .guest_error = [](const char*, void* opaque) { ++self(opaque).guest_errors_; },
-    .clock_get_ns = [](void*) { return static_cast<std::int64_t>(monotonic_ns()); },
+    .clock_get_ns = [](void*) { return static_cast<std::int64_t>(base::monotonic_ns()); },
     .timer_new = nullptr,
     .timer_free =
         [](void* timer, void* opaque) {
@@ -140,7 +140,7 @@ const SlirpCb UserNet::callbacks = {
 
 base::Result<void> UserNet::start(const UserOptions& options)
 {
-    alarm_ = TRY(LoopTimer::create(loop_, [this] { turn(); }));
+    alarm_ = TRY(base::LoopTimer::create(loop_, [this] { turn(); }));
     TRY(loop_.add(polls_.fd(), EPOLLIN, [this](std::uint32_t) { turn(); }));
     SlirpConfig config{};
     config.version = 4;
@@ -221,7 +221,7 @@ void UserNet::turn() noexcept
             slirp_, 0,
             [](int number, void* opaque) { return slirp_events(self(opaque).polls_.ready(number)); },
             this);
-        const std::uint64_t now = monotonic_ns();
+        const std::uint64_t now = base::monotonic_ns();
         for (Timer& timer : timers_) {
             if (timer.deadline_ns > now) continue;
             timer.deadline_ns = std::numeric_limits<std::uint64_t>::max();
@@ -245,7 +245,7 @@ void UserNet::prepare_to_wait()
     polls_.end();
     std::uint64_t deadline = std::numeric_limits<std::uint64_t>::max();
     if (timeout_ms != std::numeric_limits<std::uint32_t>::max()) {
-        deadline = monotonic_ns() + std::uint64_t{timeout_ms} * 1'000'000;
+        deadline = base::monotonic_ns() + std::uint64_t{timeout_ms} * 1'000'000;
     }
     for (const Timer& timer : timers_) deadline = std::min(deadline, timer.deadline_ns);
     if (deadline == std::numeric_limits<std::uint64_t>::max()) {

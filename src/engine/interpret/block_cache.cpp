@@ -116,7 +116,7 @@ void BlockCache::watch_for_observer(std::uint64_t ram_offset)
 void BlockCache::unwatch_for_observer(std::uint64_t ram_offset)
 {
     ASSERT(page_of(ram_offset) < watched_.size());
-    watched_[page_of(ram_offset)].fetch_and(watched_by_blocks, std::memory_order_relaxed);
+    clear_watch(page_of(ram_offset), watched_by_observer);
 }
 
 void BlockCache::set_watch(std::uint64_t page, std::uint8_t who)
@@ -127,6 +127,13 @@ void BlockCache::set_watch(std::uint64_t page, std::uint8_t who)
     memory_.note_code(page << base::page_shift);
     if (shared_ != nullptr) shared_->watch(vcpu_, page << base::page_shift);
     std::atomic_thread_fence(std::memory_order_seq_cst);
+}
+
+void BlockCache::clear_watch(std::uint64_t page, std::uint8_t who)
+{
+    const std::uint8_t left = static_cast<std::uint8_t>(~who);
+    const std::uint8_t before = watched_[page].fetch_and(left, std::memory_order_seq_cst);
+    if ((before & left) == 0) memory_.forget_code(page << base::page_shift);
 }
 
 void BlockCache::unlink(Block& block)
@@ -148,7 +155,7 @@ void BlockCache::drop_page(std::uint64_t page)
 void BlockCache::unwatch(std::uint64_t page)
 {
     pages_[page].reset();
-    watched_[page].fetch_and(watched_by_observer, std::memory_order_relaxed);
+    clear_watch(page, watched_by_blocks);
     if (shared_ != nullptr) shared_->unwatch(vcpu_, page << base::page_shift);
 }
 

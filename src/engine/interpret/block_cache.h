@@ -153,6 +153,7 @@ private:
     // read, read by any.
     static constexpr std::uint8_t watched_by_blocks = 1, watched_by_observer = 2;
     void set_watch(std::uint64_t page, std::uint8_t who);
+    void clear_watch(std::uint64_t page, std::uint8_t who);
     std::vector<std::atomic<std::uint8_t>> watched_;
     // Linear pages that jumps lead to in this generation, hashed.
     std::bitset<4096> jump_pages_;

@@ -8,7 +8,7 @@
 #include <functional>
 #include <vector>
 
-#include "backends/net/loop_timer.h"
+#include "base/loop_timer.h"
 #include "backends/net/net.h"
 
 namespace doppel::backends {
@@ -83,10 +83,10 @@ protected:
     // Runs the loop until that is so; false after 10 seconds.
     bool run_until(const std::function<bool()>& so)
     {
-        const std::uint64_t end = monotonic_ns() + 10'000'000'000;
-        while (!so() && monotonic_ns() < end) {
-            const auto timer = LoopTimer::create(*loop, [this] { loop->stop(); }).value();
-            timer->set(monotonic_ns() + 2'000'000);
+        const std::uint64_t end = base::monotonic_ns() + 10'000'000'000;
+        while (!so() && base::monotonic_ns() < end) {
+            const auto timer = base::LoopTimer::create(*loop, [this] { loop->stop(); }).value();
+            timer->set(base::monotonic_ns() + 2'000'000);
             loop->run();
         }
         return so();

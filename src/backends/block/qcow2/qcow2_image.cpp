@@ -194,6 +194,7 @@ int Qcow2Image::flush_metadata()
 // Nothing on disk refers to these any more. What a request under way may still read waits.
 void Qcow2Image::reuse_freed()
 {
+    forget_ended();
     const std::uint64_t oldest = operations_.empty() ? UINT64_MAX : *operations_.begin();
     std::uint64_t hole = 0;
     std::uint64_t hole_end = 0;

@@ -61,6 +61,10 @@ public:
     // Not at the same time as anything else; not with snapshots.
     [[nodiscard]] int resize(std::uint64_t size) override;
     [[nodiscard]] Extent extent(std::uint64_t offset, std::uint64_t most, int& error) override;
+    // Clusters that have a place of their own, in a row, whose table is in memory.
+    [[nodiscard]] std::optional<Direct> begin_direct(Access access, std::uint64_t offset,
+                                                     std::uint64_t length) override;
+    void end_direct(const Direct& direct) override;
 
     // One whole cluster that is not allocated yet, stored compressed if that saves anything. Not
     // at the same time as anything else.
@@ -116,6 +120,7 @@ private:
     [[nodiscard]] int flush_metadata();
     [[nodiscard]] int flush_if_much();
     void reuse_freed();
+    void forget_ended();
 
     std::unique_ptr<ByteFile> file_;
     Header header_;
@@ -131,6 +136,8 @@ private:
     std::vector<Freed> freed_;          // still referred to on disk
     std::deque<Freed> reusable_;        // not any more, but somebody may be reading
     std::multiset<std::uint64_t> operations_;  // epochs of those under way
+    std::mutex ended_mutex_;            // taken alone, or inside metadata_
+    std::vector<std::uint64_t> ended_;  // of operations_: ended, by who could not wait
     std::uint64_t epoch_ = 0;
     std::uint64_t leaks_ = 0;
     std::map<std::uint64_t, std::uint64_t> allocating_;  // first cluster, one past the last

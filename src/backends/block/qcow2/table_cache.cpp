@@ -14,16 +14,20 @@ TableCache::TableCache(ByteFile& file, std::uint64_t table_size, std::uint64_t m
 std::shared_ptr<Table> TableCache::get(std::uint64_t host, int& error)
 {
     error = 0;
-    const auto found = by_host_.find(host);
-    if (found != by_host_.end()) {
-        recent_.splice(recent_.begin(), recent_, found->second);
-        return *found->second;
-    }
+    if (auto known = cached(host)) return known;
     auto table = std::make_shared<Table>();
     table->host = host;
     table->bytes.resize(table_size_);
     error = file_.read_at(host, table->bytes);
     return error == 0 ? insert(std::move(table)) : nullptr;
+}
+
+std::shared_ptr<Table> TableCache::cached(std::uint64_t host)
+{
+    const auto found = by_host_.find(host);
+    if (found == by_host_.end()) return nullptr;
+    recent_.splice(recent_.begin(), recent_, found->second);
+    return *found->second;
 }
 
 std::shared_ptr<Table> TableCache::make(std::uint64_t host)

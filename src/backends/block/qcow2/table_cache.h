@@ -28,6 +28,8 @@ public:
     // The table at `host`, read if need be; errno in `error` and null otherwise. A holder keeps
     // it from being dropped.
     [[nodiscard]] std::shared_ptr<Table> get(std::uint64_t host, int& error);
+    // The same if it is here already; else null.
+    [[nodiscard]] std::shared_ptr<Table> cached(std::uint64_t host);
     // A new one, zeroes, to be written. What was known of that place is forgotten.
     [[nodiscard]] std::shared_ptr<Table> make(std::uint64_t host);
     void mark_dirty(Table& table);

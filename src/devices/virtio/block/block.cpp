@@ -58,6 +58,11 @@ Block::Block(std::unique_ptr<backends::BlockBackend> backend, const Options& opt
     config_.discard_sector_alignment = static_cast<std::uint32_t>(
         std::max<std::uint64_t>(disk.discard_granularity, disk.logical_block_size) / sector_size);
     config_.write_zeroes_may_unmap = disk.discard ? 1 : 0;
+
+    if (auto timer = base::LoopTimer::create(backend_->loop(), [this] { signal_all(); })) {
+        late_ = std::move(timer).value();
+    }
+    backend_->on_batch_done([this] { signal_due(); });
 }
 
 Block::~Block() = default;
@@ -97,7 +102,7 @@ bool Block::write_through() const
 
 void Block::deactivate() noexcept
 {
-    backend_->drain();
+    drain();
     active_ = nullptr;
     config_.writeback = backend_->properties().write_cache ? 1 : 0;
 }
@@ -140,10 +145,10 @@ void Block::start(std::unique_ptr<Work> work)
     }
     const BlockStatus status = prepare(*work);
     if (status != BlockStatus::pending) return finish(std::move(work), status);
+    moderation_[work->queue].started();
     work->request.done = [this, raw = work.get()](backends::Status done) {
-        const unsigned queue = raw->queue;
+        moderation_[raw->queue].done();
         finish(std::unique_ptr<Work>{raw}, status_of(done));
-        active_->queue(queue)->signal();
     };
     batch_.push_back(std::move(work->request));
     static_cast<void>(work.release());  // to the callback, which comes exactly once
@@ -244,6 +249,40 @@ void Block::finish(std::unique_ptr<Work> work, BlockStatus status)
     const bool filled = status == BlockStatus::VIRTIO_BLK_S_OK;
     active_->queue(work->queue)->push(work->chain, filled ? work->chain.writable_size() : 1);
     free_.push_back(std::move(work));
+}
+
+void Block::signal_due()
+{
+    bool wait = false;
+    for (unsigned i = 0; i < options_.queues; ++i) {
+        if (!moderation_[i].waiting()) continue;
+        if (late_ != nullptr && !moderation_[i].due()) {
+            wait = true;
+            continue;
+        }
+        moderation_[i].interrupted();
+        active_->queue(i)->signal();
+    }
+    if (!wait || late_set_) return;
+    late_set_ = true;
+    late_->set(base::monotonic_ns() + Moderation::most_wait_ns);
+}
+
+void Block::signal_all()
+{
+    late_set_ = false;
+    for (unsigned i = 0; i < options_.queues; ++i) {
+        if (!moderation_[i].waiting()) continue;
+        moderation_[i].interrupted();
+        active_->queue(i)->signal();
+    }
+}
+
+void Block::drain() noexcept
+{
+    backend_->drain();
+    if (late_ != nullptr) late_->cancel();
+    signal_all();
 }
 
 void Block::save(base::StateWriter& writer, std::string_view section) const

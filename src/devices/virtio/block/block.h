@@ -7,6 +7,8 @@
 #include <vector>
 
 #include "backends/block/block.h"
+#include "base/loop_timer.h"
+#include "devices/virtio/block/moderation.h"
 #include "devices/virtio/block/registers.h"
 #include "devices/virtio/device.h"
 
@@ -30,7 +32,7 @@ public:
     void activate(Active& active) noexcept override { active_ = &active; }
     void deactivate() noexcept override;
     void process(unsigned queue) noexcept override;
-    void drain() noexcept override { backend_->drain(); }
+    void drain() noexcept override;
     void save(base::StateWriter& writer, std::string_view section) const override;
     base::Result<void> load(const base::StateReader& reader, std::string_view section) override;
     void counters(base::CounterList& list, std::string_view prefix) const override;
@@ -46,6 +48,9 @@ private:
     [[nodiscard]] BlockStatus prepare_range(Work& work);
     [[nodiscard]] BlockStatus give_identity(Work& work);
     void finish(std::unique_ptr<Work> work, BlockStatus status);
+    // Tells the driver of what is done: queues that are due, or all.
+    void signal_due();
+    void signal_all();
     [[nodiscard]] bool write_through() const;
 
     std::unique_ptr<backends::BlockBackend> backend_;
@@ -54,6 +59,10 @@ private:
     Identity identity_;
     BlockConfig config_{};
     Active* active_ = nullptr;
+    std::array<Moderation, most_queues> moderation_;
+    // Null where the host gives none: then nothing waits.
+    std::unique_ptr<base::LoopTimer> late_;
+    bool late_set_ = false;
     std::vector<std::unique_ptr<Work>> free_;
     std::vector<backends::Request> batch_;
 };

@@ -3,7 +3,9 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <limits>
 #include <string>
+#include <utility>
 
 #include "base/counters.h"
 #include "engine/translate/link/arena.h"
@@ -17,6 +19,12 @@ namespace doppel::engine::translate {
 using interpret::EoiOffer;
 
 namespace {
+
+std::uint64_t to_ns(const timespec& time)
+{
+    return static_cast<std::uint64_t>(time.tv_sec) * 1'000'000'000 +
+           static_cast<std::uint64_t>(time.tv_nsec);
+}
 
 constexpr std::uint64_t nmi_poll = 64;         // instructions
 constexpr std::uint32_t eoi_register = 0x0b;   // of Environment::apic_write()
@@ -222,14 +230,29 @@ void VirtualCpu::sleep_in_hlt()
     timespec host{};
     const bool timed = deadline && resources_.clock.host_time(*deadline, host);
     const std::uint64_t since = monotonic_ns();
+    look_for_attention(since, timed ? to_ns(host) : std::numeric_limits<std::uint64_t>::max());
     mailbox_.in_guest.store(asleep_in_hlt, std::memory_order_seq_cst);
     while (mailbox_.attention.load(std::memory_order_seq_cst) == 0) {
         if (timed && resources_.clock.now_ns() >= *deadline) break;
         futex_wait(mailbox_.attention, 0, timed ? &host : nullptr);
     }
     mailbox_.in_guest.store(in_engine, std::memory_order_relaxed);
-    halted_ns_ += monotonic_ns() - since;
+    const std::uint64_t halted = monotonic_ns() - since;
+    halt_poll_.ended(halted);
+    halted_ns_ += halted;
     mailbox_.halted_ns.store(halted_ns_, std::memory_order_relaxed);
+}
+
+// As the engine, which nobody need wake.
+void VirtualCpu::look_for_attention(std::uint64_t now_ns, std::uint64_t deadline_ns)
+{
+    constexpr std::uint64_t preempted_ns = 20'000;
+    const std::uint64_t until = std::min(now_ns + halt_poll_.window_ns(), deadline_ns);
+    while (now_ns < until && mailbox_.attention.load(std::memory_order_acquire) == 0) {
+        __builtin_ia32_pause();
+        const std::uint64_t before = std::exchange(now_ns, monotonic_ns());
+        if (now_ns - before > preempted_ns) return halt_poll_.contended();
+    }
 }
 
 // ---- interrupts --------------------------------------------------------------------------------

@@ -15,6 +15,7 @@
 #include "engine/interpret/interpreter.h"
 #include "engine/translate/worker/cpu_interface.h"
 #include "engine/translate/worker/doorbells.h"
+#include "engine/translate/worker/halt_poll.h"
 #include "x86/lapic/lapic.h"
 
 namespace doppel::engine::translate {
@@ -81,6 +82,7 @@ private:
     std::optional<Reply> answer_to(const Exit& exit);
     Reply access(Reply kind, std::uint64_t address, unsigned size, std::uint64_t value);
     void sleep_in_hlt();
+    void look_for_attention(std::uint64_t now_ns, std::uint64_t deadline_ns);
 
     // memory_alone: interrupts that were posted before a reset are gone with it.
     enum class Taken { all, memory_alone };
@@ -108,6 +110,7 @@ private:
     std::unique_ptr<bus::Timer> timer_;
     x86::LocalApic apic_;
     std::uint64_t halted_ns_ = 0;
+    HaltPoll halt_poll_;
     std::uint64_t steal_told_ = 0, steal_told_at_ns_ = 0;  // what steal_ns() said, and when
     bool nmi_pending_ = false;
     bool rejected_ = false;

@@ -1,4 +1,4 @@
-#include "backends/net/loop_timer.h"
+#include "base/loop_timer.h"
 
 #include <sys/epoll.h>
 #include <sys/timerfd.h>
@@ -7,7 +7,7 @@
 
 #include <cerrno>
 
-namespace doppel::backends {
+namespace doppel::base {
 
 namespace {
 
@@ -23,14 +23,14 @@ std::uint64_t monotonic_ns()
            static_cast<std::uint64_t>(now.tv_nsec);
 }
 
-base::Result<std::unique_ptr<LoopTimer>> LoopTimer::create(base::EventLoop& loop,
+Result<std::unique_ptr<LoopTimer>> LoopTimer::create(EventLoop& loop,
                                                            std::function<void()> rings)
 {
     std::unique_ptr<LoopTimer> timer{new LoopTimer{loop}};
     timer->rings_ = std::move(rings);
-    timer->fd_ = base::Fd{::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)};
+    timer->fd_ = Fd{::timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK)};
     if (!timer->fd_.valid()) {
-        return base::errno_error(base::ErrorKind::host, "Cannot create timerfd", errno);
+        return errno_error(ErrorKind::host, "Cannot create timerfd", errno);
     }
     TRY(loop.add(timer->fd_.get(), EPOLLIN, [raw = timer.get()](std::uint32_t) {
         std::uint64_t count = 0;
@@ -59,4 +59,4 @@ void LoopTimer::cancel() noexcept
     ::timerfd_settime(fd_.get(), 0, &never, nullptr);
 }
 
-}  // namespace doppel::backends
+}  // namespace doppel::base

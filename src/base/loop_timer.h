@@ -9,14 +9,14 @@
 #include "base/fd.h"
 #include "base/result.h"
 
-namespace doppel::backends {
+namespace doppel::base {
 
 [[nodiscard]] std::uint64_t monotonic_ns();
 
 // Threads: the loop's, or while it does not run.
 class LoopTimer {
 public:
-    static base::Result<std::unique_ptr<LoopTimer>> create(base::EventLoop& loop,
+    static Result<std::unique_ptr<LoopTimer>> create(EventLoop& loop,
                                                            std::function<void()> rings);
     LoopTimer(const LoopTimer&) = delete;
     LoopTimer& operator=(const LoopTimer&) = delete;
@@ -27,11 +27,11 @@ public:
     void cancel() noexcept;
 
 private:
-    explicit LoopTimer(base::EventLoop& loop) : loop_(loop) {}
+    explicit LoopTimer(EventLoop& loop) : loop_(loop) {}
 
-    base::EventLoop& loop_;
-    base::Fd fd_;
+    EventLoop& loop_;
+    Fd fd_;
     std::function<void()> rings_;
 };
 
-}  // namespace doppel::backends
+}  // namespace doppel::base
