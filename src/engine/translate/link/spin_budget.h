@@ -14,19 +14,28 @@ namespace doppel::engine::translate {
 
 // How long to look at the other side's word before sleeping. Being woken on an idle processor
 // takes tens of microseconds, so looking pays for as long, unless others want the processors:
-// then looking only keeps the other side from answering. A look that comes late tells that this
-// thread was not running; for a while after it nobody looks for long.
+// then looking only keeps the other side from answering. Two things tell. A look that comes late:
+// this thread was not running; for a while after it nobody looks for long. And waits that take
+// longer than looking ever does: looks become fewer with each, and more with each that does not.
 class SpinBudget {
 public:
-    explicit SpinBudget(std::uint32_t max) : max_(max), least_(max < least_looks ? max : least_looks)
+    explicit SpinBudget(std::uint32_t max)
+        : max_(max), least_(max < least_looks ? max : least_looks), worth_(max)
     {
     }
     // Looks to spend on a wait that begins at this host TSC.
     [[nodiscard]] std::uint32_t looks(std::uint64_t tsc) const
     {
-        return tsc < contended_until_ ? least_ : max_;
+        return tsc < contended_until_ ? least_ : worth_;
     }
-    // Two looks came at these host TSCs. False: the thread was preempted in between.
+    // A wait took so long, asleep or not.
+    void waited(std::uint64_t ticks)
+    {
+        worth_ = ticks > long_ticks ? std::max(least_, worth_ / 4)
+                                     : std::min(max_, worth_ + worth_ / 4 + 1);
+    }
+    // Two looks came at these host TSCs. False: the thread was preempted in between, for longer
+    // than by a device's thread with its few microseconds of work.
     [[nodiscard]] bool looked(std::uint64_t before, std::uint64_t now)
     {
         if (now - before < preempted_ticks) return true;
@@ -36,9 +45,10 @@ public:
 
 private:
     static constexpr std::uint32_t least_looks = 24;           // about a microsecond
-    static constexpr std::uint64_t preempted_ticks = 60'000;   // 20 to 30 microseconds
+    static constexpr std::uint64_t preempted_ticks = 300'000;  // 100 to 150 microseconds
     static constexpr std::uint64_t contended_ticks = 60'000'000;
-    std::uint32_t max_, least_;
+    static constexpr std::uint64_t long_ticks = 300'000;       // 100 to 150 microseconds
+    std::uint32_t max_, least_, worth_;
     std::uint64_t contended_until_ = 0;
 };
 

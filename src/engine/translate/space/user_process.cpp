@@ -209,10 +209,15 @@ bool UserProcess::hand_over(std::uint32_t actions)
     ++counters_.turns;
     take_over_spinning();
     set_turn();
+    const std::uint64_t begin = __rdtsc();
+    wait_.process_budget.waited(begin - wait_.reported);
     // For its next wait, after this turn.
-    const std::uint32_t looks = wait_.budget.looks(__rdtsc());
+    const std::uint32_t looks =
+        std::min(wait_.budget.looks(begin), wait_.process_budget.looks(begin));
     if (looks != command_.spin) Word{command_.spin}.store(looks, std::memory_order_relaxed);
     lost_ = !wait_for_report(attention);
+    wait_.reported = __rdtsc();
+    wait_.budget.waited(wait_.reported - begin);
     prefetch_context();
     return !lost_;
 }

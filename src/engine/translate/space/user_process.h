@@ -39,7 +39,9 @@ struct UserWait {
     // Not zero: leave guest code. Whoever sets it wakes it as a (shared) futex, or sends this
     // thread a signal more than once. nullptr: never.
     const std::atomic<std::uint32_t>* attention = nullptr;
-    SpinBudget budget;            // looks at the other's word before sleeping
+    SpinBudget budget;            // looks at the process's word before sleeping
+    SpinBudget process_budget;    // its looks at ours
+    std::uint64_t reported = 0;   // host TSC when the last turn was over
     UserProcess* last = nullptr;  // had the last turn: only that one may wait busily
     std::atomic<Place>* place = nullptr;  // Place::user is noted there when guest code has begun
 };

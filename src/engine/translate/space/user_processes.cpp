@@ -73,7 +73,8 @@ Result<std::unique_ptr<UserProcesses>> UserProcesses::create(const Config& confi
     }
     auto region = TRY(base::MappedRegion::map(user_arena_size, PROT_READ | PROT_WRITE,
                                               MAP_SHARED | MAP_NORESERVE, arena.get()));
-    const UserWait wait{config.attention, SpinBudget{looks_in(config.spin_ns)}, nullptr, config.place};
+    const SpinBudget budget{looks_in(config.spin_ns)};
+    const UserWait wait{config.attention, budget, budget, 0, nullptr, config.place};
     std::unique_ptr<UserProcesses> processes{new UserProcesses{std::move(region), wait}};
     TRY(processes->start_zygote(config.ram_fd, config.program_fd, arena.get()));
     return processes;
