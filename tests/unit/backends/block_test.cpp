@@ -259,7 +259,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Way{.name = "qcow2_ring", .qcow2 = true, .ring = true},
                     Way{.name = "qcow2_ring_direct", .qcow2 = true, .ring = true,
                         .cache = CacheMode::none},
-                    Way{.name = "qcow2_ring_backed", .qcow2 = true, .backed = true, .ring = true},
+                    Way{.name = "qcow2_ring_backed", .qcow2 = true, .ring = true, .backed = true},
                     Way{.name = "qcow2_backed", .qcow2 = true, .backed = true},
                     Way{.name = "qcow2_throttled", .qcow2 = true, .throttled = true}),
     [](const auto& info) { return info.param.name; });
