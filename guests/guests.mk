@@ -29,7 +29,8 @@ LINUX_MODULES := $(addprefix $(GUESTS)/linux/modules/,$(addsuffix .ko,virtio_rin
 
 # What only some machines have; in an initramfs of their own, for each costs time at every start.
 MORE_MODULES := $(addprefix $(GUESTS)/linux/modules/,$(addsuffix .ko,vsock \
-    vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport))
+    vmw_vsock_virtio_transport_common vmw_vsock_virtio_transport \
+    libnvdimm nd_btt nd_pmem nd_virtio virtio_pmem scsi_common scsi_mod sd_mod virtio_scsi))
 MORE_INITRAMFS := $(GUESTS)/linux/more-initramfs.gz
 
 $(LINUX_MODULES) $(MORE_MODULES) &: $(DOWNLOADS)/linux.deb

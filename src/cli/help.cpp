@@ -82,6 +82,11 @@ Usage: doppel run --kernel FILE [OPTIONS]
   --balloon SIZE      Virtio balloon: the guest gives up SIZE at its start (0 is
                       possible) and returns memory that is free. Keys:
                       reporting=off, deflate-on-oom=off
+  --pmem FILE[,KEY=VALUE...]
+                      A file as memory of the guest, /dev/pmem0 in Linux; its
+                      size is a multiple of 2M. Keys:
+                        size=SIZE          make the file if there is none
+                        readonly           the guest's writes have no effect
   --vsock PATH[,cid=N]
                       Virtio sockets; the guest's CID is 3 or N. A client of the
                       Unix socket PATH that writes "CONNECT PORT" and a newline

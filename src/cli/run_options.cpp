@@ -17,7 +17,7 @@ struct Typed {
     bool help = false, no_reboot = false;
     std::optional<std::string> engine, switch_at, memory, cpus, kernel, initrd, cmdline, console,
         debug_exit, rng, balloon, virtio_console, vsock;
-    std::vector<std::string> disks, nets, ports;
+    std::vector<std::string> disks, nets, ports, pmems;
     std::string stats, lock_step;
 };
 
@@ -42,6 +42,7 @@ constexpr std::array option_names{
     OptionName{"--rng", "on|off", &Typed::rng},
     OptionName{"--balloon", "SIZE", &Typed::balloon},
     OptionName{"--virtio-console", "WHERE", &Typed::virtio_console},
+    OptionName{"--pmem", "FILE", nullptr, &Typed::pmems},
     OptionName{"--vsock", "PATH", &Typed::vsock},
     OptionName{"--port", "NAME=WHERE", nullptr, &Typed::ports},
     OptionName{"--debug-exit", "PORT", &Typed::debug_exit},
@@ -150,6 +151,7 @@ base::Result<vm::VmConfig> check(const Typed& typed)
     for (const std::string& port : typed.ports) config.ports.push_back(TRY(vm::parse_port(port)));
     if (typed.virtio_console) TRY(vm::parse_virtio_console(*typed.virtio_console, config));
     if (typed.balloon) config.balloon = TRY(vm::parse_balloon(*typed.balloon));
+    for (const std::string& pmem : typed.pmems) config.pmems.push_back(TRY(vm::parse_pmem(pmem)));
     if (typed.vsock) config.vsock = TRY(vm::parse_vsock(*typed.vsock));
     if (typed.rng) config.rng = TRY(vm::parse_rng(*typed.rng));
     config.no_reboot = typed.no_reboot;

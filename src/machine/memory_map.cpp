@@ -12,6 +12,18 @@ RamSplit split_ram(std::uint64_t ram_bytes)
     return {low, ram_bytes - low};
 }
 
+std::vector<std::uint64_t> file_places(std::uint64_t ram_bytes,
+                                       std::span<const std::uint64_t> file_sizes)
+{
+    constexpr std::uint64_t alignment = layout::GiB;
+    std::vector<std::uint64_t> places{layout::high_ram_start + split_ram(ram_bytes).high};
+    for (const std::uint64_t size : file_sizes) {
+        places.back() = (places.back() + alignment - 1) & ~(alignment - 1);
+        places.push_back(places.back() + size);
+    }
+    return places;
+}
+
 MemoryMap make_memory_map(std::uint64_t ram_bytes)
 {
     const RamSplit ram = split_ram(ram_bytes);

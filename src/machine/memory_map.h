@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <vector>
 
 namespace doppel::machine {
@@ -24,6 +25,11 @@ struct RamSplit {
     std::uint64_t high = 0;
 };
 RamSplit split_ram(std::uint64_t ram_bytes);
+
+// Where guests find memory that is a file: above all RAM, each from a whole GiB on, and in no
+// memory map: their drivers tell them. The last one is the first address that is free.
+std::vector<std::uint64_t> file_places(std::uint64_t ram_bytes,
+                                       std::span<const std::uint64_t> file_sizes);
 
 // Sorted, without overlaps. ram_bytes is at least layout::minimum_ram.
 MemoryMap make_memory_map(std::uint64_t ram_bytes);

@@ -246,13 +246,21 @@ base::Result<void> PcImpl::load(const base::StateReader& reader)
 
 }  // namespace
 
-base::Result<std::unique_ptr<memory::GuestMemory>> Pc::create_memory(std::uint64_t ram_bytes)
+base::Result<std::unique_ptr<memory::GuestMemory>> Pc::create_memory(
+    std::uint64_t ram_bytes, std::vector<memory::MemoryFile> files)
 {
-    auto memory = TRY(memory::GuestMemory::create(ram_bytes));
+    std::vector<std::uint64_t> sizes;
+    for (const memory::MemoryFile& file : files) sizes.push_back(file.size);
+    auto memory = TRY(memory::GuestMemory::create(ram_bytes, std::move(files)));
     const RamSplit ram = split_ram(ram_bytes);
     TRY(memory->add_slot(base::Gpa{0}, ram.low, 0));
     if (ram.high != 0) {
         TRY(memory->add_slot(base::Gpa{layout::high_ram_start}, ram.high, ram.low));
+    }
+    const std::vector<std::uint64_t> places = file_places(ram_bytes, sizes);
+    for (std::size_t i = 0; i < sizes.size(); ++i) {
+        const auto& view = memory->files()[i];
+        TRY(memory->add_slot(base::Gpa{places[i]}, sizes[i], view.offset, view.file.read_only));
     }
     return memory;
 }
@@ -270,8 +278,8 @@ base::Result<void> Pc::check(const PcConfig& config)
 
 acpi::Topology Pc::topology(const PcConfig& config, std::uint64_t ram_bytes)
 {
-    const RamSplit ram = split_ram(ram_bytes);
-    return {config.vcpus, true, ram.high == 0 ? 0 : layout::high_ram_start + ram.high,
+    const std::uint64_t end = file_places(ram_bytes, config.file_sizes).back();
+    return {config.vcpus, true, end == layout::high_ram_start ? 0 : end,
             VirtioDevices::count_mmio(config.virtio)};
 }
 

@@ -31,6 +31,7 @@ struct PcConfig {
     unsigned vcpus = 1;
     std::optional<std::uint16_t> debug_exit_port;
     std::vector<VirtioSpec> virtio;
+    std::vector<std::uint64_t> file_sizes;  // bytes, of files that are memory
 };
 
 // What the guest asks of the outside.
@@ -50,9 +51,10 @@ struct PcParts {
 
 class Pc {
 public:
-    // RAM with its slots, as the memory map describes it. ram_bytes as for make_memory_map.
+    // RAM with its slots, as the memory map describes it, and the files' at their file_places().
+    // ram_bytes as for make_memory_map.
     static base::Result<std::unique_ptr<memory::GuestMemory>> create_memory(
-        std::uint64_t ram_bytes);
+        std::uint64_t ram_bytes, std::vector<memory::MemoryFile> files = {});
     // A usage error when debug_exit_port belongs to a device of the machine.
     static base::Result<void> check(const PcConfig& config);
     // For GuestImage::prepare().

@@ -8,7 +8,42 @@
 
 namespace doppel::memory {
 
-base::Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::uint64_t ram_size)
+std::uint64_t GuestMemory::lay_out(std::uint64_t ram_size, std::vector<MemoryFile> files)
+{
+    constexpr std::uint64_t alignment = MemoryFile::alignment;
+    ram_size_ = ram_size;
+    std::uint64_t end = ram_size;
+    for (MemoryFile& file : files) {
+        const std::uint64_t start = (end + base::page_size + alignment - 1) & ~(alignment - 1);
+        end = start + file.size;
+        files_.push_back({std::move(file), start});
+    }
+    return end;
+}
+
+// First all of the addresses, then what belongs there.
+base::Result<void> GuestMemory::map(void* address, std::uint64_t size)
+{
+    constexpr int nothing = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    all_ = address == nullptr
+               ? TRY(base::MappedRegion::map(size, PROT_NONE, nothing))
+               : TRY(base::MappedRegion::map_at(address, size, PROT_NONE, nothing));
+    const auto show = [this](std::uint64_t offset, std::uint64_t length, int prot, int fd) {
+        return ::mmap(all_.data() + offset, length, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd,
+                      0) != MAP_FAILED;
+    };
+    bool shown = show(0, ram_size_, PROT_READ | PROT_WRITE, fd_.get());
+    for (const FileView& view : files_) {
+        const int prot = view.file.read_only ? PROT_READ : PROT_READ | PROT_WRITE;
+        shown = shown && show(view.offset, view.file.size, prot, view.file.fd.get());
+    }
+    if (!shown) return base::errno_error(base::ErrorKind::host, "Cannot map guest memory", errno);
+    ::madvise(all_.data(), ram_size_, MADV_HUGEPAGE);
+    return {};
+}
+
+base::Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::uint64_t ram_size,
+                                                               std::vector<MemoryFile> files)
 {
     if (ram_size == 0 || ram_size % base::page_size != 0) {
         return base::usage_error("Guest memory must be a positive multiple of 4 KiB");
@@ -21,27 +56,20 @@ base::Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::uint64_t ram
     if (::ftruncate(memory->fd_.get(), static_cast<off_t>(ram_size)) != 0) {
         return base::errno_error(base::ErrorKind::host, "Cannot size guest memory", errno);
     }
-    memory->ram_ = TRY(base::MappedRegion::map(ram_size, PROT_READ | PROT_WRITE,
-                                               MAP_SHARED | MAP_NORESERVE, memory->fd_.get()));
-    ::madvise(memory->ram_.data(), memory->ram_.size(), MADV_HUGEPAGE);
+    TRY(memory->map(nullptr, memory->lay_out(ram_size, std::move(files))));
     return memory;
 }
 
 base::Result<std::unique_ptr<GuestMemory>> GuestMemory::attach(base::Fd fd, std::uint64_t ram_size,
-                                                               void* address)
+                                                               void* address,
+                                                               std::vector<MemoryFile> files)
 {
     if (ram_size == 0 || ram_size % base::page_size != 0) {
         return base::host_error("Guest memory to attach has no whole number of pages");
     }
-    constexpr int prot = PROT_READ | PROT_WRITE;
-    constexpr int flags = MAP_SHARED | MAP_NORESERVE;
     std::unique_ptr<GuestMemory> memory{new GuestMemory};
     memory->fd_ = std::move(fd);
-    memory->ram_ = address == nullptr
-                       ? TRY(base::MappedRegion::map(ram_size, prot, flags, memory->fd_.get()))
-                       : TRY(base::MappedRegion::map_at(address, ram_size, prot, flags,
-                                                        memory->fd_.get()));
-    ::madvise(memory->ram_.data(), memory->ram_.size(), MADV_HUGEPAGE);
+    TRY(memory->map(address, memory->lay_out(ram_size, std::move(files))));
     return memory;
 }
 
@@ -49,11 +77,11 @@ base::Result<void> GuestMemory::add_slot(Gpa start, std::uint64_t size, std::uin
                                          bool read_only)
 {
     ASSERT(size != 0 && size % base::page_size == 0 && start.page_offset() == 0);
-    ASSERT(offset <= ram_.size() && size <= ram_.size() - offset);
+    ASSERT(offset <= end() && size <= end() - offset);
     for (const Slot& slot : slots_) {
         ASSERT(start.value + size <= slot.start.value || slot.start.value + slot.size <= start.value);
     }
-    slots_.push_back({start, size, ram_.data() + offset, offset, read_only});
+    slots_.push_back({start, size, all_.data() + offset, offset, read_only});
     return {};
 }
 
@@ -115,7 +143,7 @@ bool GuestMemory::load(Gpa gpa, std::span<const std::byte> from)
 bool GuestMemory::discard(Gpa start, std::uint64_t size)
 {
     const Slot* slot = find(start);
-    if (slot == nullptr || slot->read_only || size == 0 || (start.value | size) % base::page_size != 0 ||
+    if (slot == nullptr || slot->read_only || slot->offset >= ram_size_ || size == 0 || (start.value | size) % base::page_size != 0 ||
         size > slot->size - (start - slot->start)) {
         return false;
     }
@@ -136,8 +164,8 @@ void GuestMemory::written_elsewhere(Gpa start, std::uint64_t size)
 void GuestMemory::clear()
 {
     if (::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0,
-                    static_cast<off_t>(ram_.size())) != 0) {
-        std::memset(ram_.data(), 0, ram_.size());
+                    static_cast<off_t>(ram_size_)) != 0) {
+        std::memset(all_.data(), 0, ram_size_);
     }
     for (const Slot& slot : slots_) {
         for (WriteListener* listener : listeners_) listener->on_write(slot.start, slot.size);

@@ -1,7 +1,13 @@
 // Guest-physical memory: the only owner of raw guest pointers.
 //
-// RAM is one memfd mapped once; slots say which guest-physical ranges show which part
-// of it. The slot table is fixed after the machine is built (no locks on the read path).
+// All of it lies at one place of this process, one offset after the other: RAM, a memfd, and
+// behind it files of the host. Slots say which guest-physical ranges show which part of that. The
+// slot table is fixed after the machine is built (no locks on the read path).
+//
+//   offset  0          ram_size()      gap, at least a page       end()
+//           │── RAM ──────│               │── file ──│  ...  ── file ──│
+//
+// The gaps keep what is adjacent in offsets adjacent in one descriptor.
 //
 // Threads: reads and writes from any thread. Guest memory is shared with running vCPUs,
 // so a value read twice may differ; copy, check the copy, use the copy.
@@ -19,6 +25,7 @@
 #include "base/fd.h"
 #include "base/mapped_region.h"
 #include "base/result.h"
+#include "memory/memory_file.h"
 
 namespace doppel::memory {
 
@@ -28,7 +35,7 @@ struct Slot {
     Gpa start;
     std::uint64_t size = 0;  // bytes, page-aligned
     std::byte* host = nullptr;
-    std::uint64_t offset = 0;  // of `host` in the memfd
+    std::uint64_t offset = 0;  // of `host`, see above
     bool read_only = false;    // ROM: guest writes are dropped
 };
 
@@ -42,22 +49,46 @@ public:
 
 class GuestMemory {
 public:
-    // ram_size: bytes, a multiple of 4 KiB, not zero. `ram` becomes slots through add_slot.
-    static base::Result<std::unique_ptr<GuestMemory>> create(std::uint64_t ram_size);
+    // ram_size: bytes, a multiple of 4 KiB, not zero. RAM and files become slots through add_slot.
+    static base::Result<std::unique_ptr<GuestMemory>> create(std::uint64_t ram_size,
+                                                             std::vector<MemoryFile> files = {});
 
-    // Another process's guest memory: `fd` is that memory's fd(), ram_size its ram_size(), and
-    // `address` where to map it (nullptr: anywhere). Slots are added as by the other process.
+    // Another process's guest memory: `fd` is that memory's fd(), ram_size its ram_size(), `files`
+    // have its files' descriptors in the same order, and `address` is where to map it (nullptr:
+    // anywhere). Slots are added as by the other process.
     static base::Result<std::unique_ptr<GuestMemory>> attach(base::Fd fd, std::uint64_t ram_size,
-                                                             void* address);
+                                                             void* address,
+                                                             std::vector<MemoryFile> files = {});
 
-    // Shows [offset, offset+size) of RAM at guest-physical `start`. Slots may not overlap.
+    // Shows [offset, offset+size) at guest-physical `start`. Slots may not overlap.
     base::Result<void> add_slot(Gpa start, std::uint64_t size, std::uint64_t offset,
                                 bool read_only = false);
 
-    [[nodiscard]] std::uint64_t ram_size() const { return ram_.size(); }
+    [[nodiscard]] std::uint64_t ram_size() const { return ram_size_; }
+    // Behind the last offset.
+    [[nodiscard]] std::uint64_t end() const { return all_.size(); }
+    struct FileView {
+        MemoryFile file;
+        std::uint64_t offset = 0;  // of its first byte
+    };
+    [[nodiscard]] const std::vector<FileView>& files() const { return files_; }
+    // What to map for an offset of RAM or a file, and for what lies behind it there.
+    struct Place {
+        int fd;
+        std::uint64_t offset;  // in that descriptor
+    };
+    [[nodiscard]] Place place(std::uint64_t offset) const
+    {
+        for (const FileView& view : files_) {
+            if (offset - view.offset < view.file.size) {
+                return {view.file.fd.get(), offset - view.offset};
+            }
+        }
+        return {fd_.get(), offset};
+    }
     [[nodiscard]] const std::vector<Slot>& slots() const { return slots_; }
     [[nodiscard]] int fd() const { return fd_.get(); }
-    [[nodiscard]] std::byte* ram() const { return ram_.data(); }
+    [[nodiscard]] std::byte* ram() const { return all_.data(); }
 
     // The slot that holds gpa, or nullptr (MMIO or nothing).
     [[nodiscard]] const Slot* find(Gpa gpa) const
@@ -93,7 +124,7 @@ public:
         return write(gpa, std::as_bytes(std::span{&value, 1}));
     }
 
-    // Fills RAM with zeros (machine reset) and tells the listeners.
+    // Fills RAM with zeros (machine reset) and tells the listeners. Files keep what they have.
     void clear();
 
     // Gives the memory behind [start, start+size) back to the host: it reads as zeros from then
@@ -104,7 +135,7 @@ public:
     // or a device into a span.
     void written_elsewhere(Gpa start, std::uint64_t size);
 
-    // One bit a RAM page: code was decoded or translated from it and is still known. Shared
+    // One bit a page, up to end(): code was decoded or translated from it and is still known. Shared
     // with another process that attached this memory, which may skip telling of its writes to
     // pages without the bit. At most one such map; set before any vCPU runs.
     void share_code_map(std::atomic<std::uint64_t>* map) { code_map_ = map; }
@@ -129,10 +160,15 @@ public:
 
 private:
     GuestMemory() = default;
+    // Where end() will be; sets the files' offsets.
+    std::uint64_t lay_out(std::uint64_t ram_size, std::vector<MemoryFile> files);
+    base::Result<void> map(void* address, std::uint64_t size);
     bool copy_in(Gpa gpa, std::span<const std::byte> from, bool into_rom);
 
     base::Fd fd_;
-    base::MappedRegion ram_;
+    std::uint64_t ram_size_ = 0;
+    std::vector<FileView> files_;
+    base::MappedRegion all_;
     std::vector<Slot> slots_;
     std::vector<WriteListener*> listeners_;
     std::atomic<std::uint64_t>* code_map_ = nullptr;

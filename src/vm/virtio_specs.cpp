@@ -7,8 +7,10 @@
 #include "devices/virtio/block/block.h"
 #include "devices/virtio/console/console.h"
 #include "devices/virtio/net/net.h"
+#include "devices/virtio/pmem/pmem.h"
 #include "devices/virtio/rng/rng.h"
 #include "devices/virtio/vsock/vsock.h"
+#include "machine/memory_map.h"
 
 namespace doppel::vm {
 
@@ -19,7 +21,7 @@ using DevicePointer = std::unique_ptr<virtio::Device>;
 
 // Slots of the root bus; 0 is the host bridge.
 constexpr unsigned rng_slot = 1, balloon_slot = 2, console_slot = 3, vsock_slot = 4,
-                   first_disk_slot = 8,
+                   first_pmem_slot = 6, first_disk_slot = 8,
                    first_net_slot = first_disk_slot + most_disks;
 
 machine::VirtioSpec& add(std::vector<machine::VirtioSpec>& specs, std::string name, unsigned slot,
@@ -48,6 +50,18 @@ base::Result<DevicePointer> make_disk(const backends::DiskOptions& options, base
     if (!backend) return backend.error().with_context("--disk");
     return DevicePointer{std::make_unique<virtio::Block>(
         std::move(backend).value(), virtio::Block::Options{options.serial, options.queues})};
+}
+
+base::Result<DevicePointer> make_pmem(const PmemSpec& spec, const virtio::PmemConfig& place,
+                                      base::EventLoop& loop)
+{
+    backends::BlockOptions options;
+    options.path = spec.path;
+    options.format = backends::ImageFormat::raw;
+    options.read_only = spec.read_only;
+    auto file = backends::open_block(options, loop);
+    if (!file) return file.error().with_context("--pmem");
+    return DevicePointer{std::make_unique<virtio::Pmem>(std::move(file).value(), place)};
 }
 
 base::Result<DevicePointer> make_net(const backends::NetOptions& options, unsigned number,
@@ -97,7 +111,8 @@ base::Result<DevicePointer> make_console(const std::optional<ConsoleSpec>& conso
 }
 
 std::vector<machine::VirtioSpec> virtio_specs(const VmConfig& config,
-                                              const backends::ConsoleEvents& console)
+                                              const backends::ConsoleEvents& console,
+                                              std::span<const std::uint64_t> file_sizes)
 {
     std::vector<machine::VirtioSpec> specs;
     if (config.rng.present) add(specs, "rng", rng_slot, config.rng.virtio).make = make_rng;
@@ -114,6 +129,14 @@ std::vector<machine::VirtioSpec> virtio_specs(const VmConfig& config,
     if (config.vsock) {
         add(specs, "vsock", vsock_slot, config.vsock->virtio).make =
             [spec = *config.vsock](base::EventLoop& loop) { return make_vsock(spec, loop); };
+    }
+    const auto places = machine::file_places(config.memory_bytes, file_sizes);
+    for (unsigned i = 0; i < file_sizes.size(); ++i) {
+        const PmemSpec& pmem = config.pmems[i];
+        add(specs, fmt::format("pmem{}", i), first_pmem_slot + i, pmem.virtio).make =
+            [pmem, place = virtio::PmemConfig{places[i], file_sizes[i]}](base::EventLoop& loop) {
+                return make_pmem(pmem, place, loop);
+            };
     }
     for (unsigned i = 0; i < config.disks.size(); ++i) {
         const DiskSpec& disk = config.disks[i];

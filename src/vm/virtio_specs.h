@@ -2,6 +2,7 @@
 // one start to the next whatever else there is.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include "backends/character/character_backend.h"
@@ -10,8 +11,9 @@
 
 namespace doppel::vm {
 
-// console: what virtio consoles report to.
+// console: what virtio consoles report to. file_sizes: bytes, of config.pmems.
 std::vector<machine::VirtioSpec> virtio_specs(const VmConfig& config,
-                                              const backends::ConsoleEvents& console);
+                                              const backends::ConsoleEvents& console,
+                                              std::span<const std::uint64_t> file_sizes = {});
 
 }  // namespace doppel::vm

@@ -40,6 +40,33 @@ base::CounterList without_repetitions(const base::CounterList& list)
     return result;
 }
 
+struct MemoryFiles {
+    std::vector<memory::MemoryFile> files;
+    std::vector<std::uint64_t> sizes;  // theirs, bytes
+};
+
+base::Result<MemoryFiles> open_memory_files(const VmConfig& config)
+{
+    MemoryFiles all;
+    for (const PmemSpec& pmem : config.pmems) {
+        auto file = memory::open_memory_file(pmem.path, pmem.size, pmem.read_only);
+        if (!file) return file.error().with_context("--pmem");
+        all.sizes.push_back(file->size);
+        all.files.push_back(std::move(*file));
+    }
+    return all;
+}
+
+// The guest's processor has a number of address bits.
+base::Result<void> check_addresses(const memory::GuestMemory& memory, const x86::CpuidPolicy& cpuid)
+{
+    const memory::Slot& last = memory.slots().back();
+    const std::uint64_t bits = cpuid.physical_address_bits();
+    if (((last.start.value + last.size - 1) >> bits) == 0) return {};
+    return base::usage_error("--memory and --pmem: more than a processor with " +
+                             std::to_string(bits) + " address bits can reach; give less");
+}
+
 class VmImpl final : public Vm {
 public:
     base::Result<void> build(const VmConfig& config, std::span<const EngineFactory> factories);
@@ -113,8 +140,10 @@ base::Result<void> VmImpl::make_engine(const VmConfig& config,
 base::Result<void> VmImpl::build(const VmConfig& config, std::span<const EngineFactory> factories)
 {
     TRY(validate(config, host_memory_bytes()));
-    const machine::PcConfig pc_config{config.cpus, config.debug_exit_port,
-                                      virtio_specs(config, console_events())};
+    MemoryFiles files = TRY(open_memory_files(config));
+    const machine::PcConfig pc_config{
+        config.cpus, config.debug_exit_port,
+        virtio_specs(config, console_events(), files.sizes), files.sizes};
     TRY(machine::Pc::check(pc_config));
     auto image = TRY(machine::boot::GuestImage::prepare(
         {config.kernel, config.initrd, config.cmdline}, config.memory_bytes,
@@ -122,8 +151,9 @@ base::Result<void> VmImpl::build(const VmConfig& config, std::span<const EngineF
 
     loop_ = TRY(base::EventLoop::create());
     clock_ = TRY(bus::HostVmClock::create(*loop_));
-    memory_ = TRY(machine::Pc::create_memory(config.memory_bytes));
+    memory_ = TRY(machine::Pc::create_memory(config.memory_bytes, std::move(files.files)));
     cpuid_ = x86::CpuidPolicy::create(x86::this_host(), config.cpus, clock_->tsc_hz());
+    TRY(check_addresses(*memory_, *cpuid_));
     TRY(make_engine(config, factories));
     if (const unsigned most = engine_->capabilities().max_vcpus; config.cpus > most) {
         return base::usage_error(fmt::format(

@@ -284,6 +284,32 @@ base::Result<BalloonSpec> parse_balloon(std::string_view text)
     return spec;
 }
 
+base::Result<PmemSpec> parse_pmem(std::string_view text)
+{
+    const auto parse = [](std::string rest) -> base::Result<PmemSpec> {
+        PmemSpec spec;
+        spec.virtio = TRY(take_virtio_options(rest));
+        std::string_view left = rest;
+        spec.path = base::take_option_part(left);
+        if (spec.path.empty()) return base::usage_error("No file named");
+        while (!left.empty()) {
+            const auto [key, value] = base::split_key(base::take_option_part(left));
+            if (key == "size") {
+                spec.size = TRY(parse_size("size", value));
+            } else if (key == "readonly") {
+                spec.read_only = TRY(base::on_or_off(key, value));
+            } else {
+                return base::usage_error(
+                    fmt::format("There is no '{}'; the keys are size and readonly", key));
+            }
+        }
+        return spec;
+    };
+    auto spec = parse(std::string{text});
+    if (!spec) return spec.error().with_context(fmt::format("--pmem {}", text));
+    return spec;
+}
+
 base::Result<VsockSpec> parse_vsock(std::string_view text)
 {
     const auto parse = [](std::string rest) -> base::Result<VsockSpec> {
@@ -397,6 +423,10 @@ base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory)
     if (on_stdio > 1) {
         return base::usage_error("--console, --virtio-console and --port: only one of them can be "
                                  "stdio; give --console none or a file to the serial port");
+    }
+    if (config.pmems.size() > most_pmems) {
+        return base::usage_error(fmt::format("--pmem: {} files are given; there is room for {}",
+                                             config.pmems.size(), most_pmems));
     }
     if (config.nets.size() > most_nets) {
         return base::usage_error(fmt::format("--net: {} network cards are given; there is room "

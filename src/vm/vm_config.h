@@ -53,6 +53,15 @@ struct BalloonSpec {
     VirtioOptions virtio;
 };
 
+// --pmem FILE[,size=SIZE,readonly,key=value...]: virtio-pmem.
+struct PmemSpec {
+    std::string path;
+    std::optional<std::uint64_t> size;  // bytes; then the file may be a new one
+    bool read_only = false;
+    VirtioOptions virtio;
+};
+inline constexpr unsigned most_pmems = 2;
+
 // --vsock PATH[,cid=N,key=value...]: virtio-vsock, over Unix sockets.
 struct VsockSpec {
     std::string path;
@@ -94,6 +103,7 @@ struct VmConfig {
     RngSpec rng;
     std::optional<BalloonSpec> balloon;
     std::optional<VsockSpec> vsock;
+    std::vector<PmemSpec> pmems;  // in this order: pmem0, pmem1
     // --virtio-console WHERE[,key=value...]: hvc0; its keys are for the ports, too.
     std::optional<ConsoleSpec> virtio_console;
     std::vector<PortSpec> ports;
@@ -125,6 +135,7 @@ base::Result<DiskSpec> parse_disk(std::string_view text);
 base::Result<NetSpec> parse_net(std::string_view text);
 base::Result<RngSpec> parse_rng(std::string_view text);
 base::Result<BalloonSpec> parse_balloon(std::string_view text);
+base::Result<PmemSpec> parse_pmem(std::string_view text);
 base::Result<VsockSpec> parse_vsock(std::string_view text);
 base::Result<PortSpec> parse_port(std::string_view text);
 // Sets virtio_console and ports_virtio.

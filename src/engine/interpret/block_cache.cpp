@@ -21,7 +21,7 @@ constexpr std::uint64_t page_of(std::uint64_t ram_offset)
 
 BlockCache::BlockCache(Core& core, memory::GuestMemory& memory, SharedCode* shared, unsigned vcpu)
     : core_(core), memory_(memory), buckets_(bucket_count, nullptr),
-      pages_(page_of(memory.ram_size())), watched_(page_of(memory.ram_size())), shared_(shared),
+      pages_(page_of(memory.end())), watched_(page_of(memory.end())), shared_(shared),
       vcpu_(vcpu)
 {
     memory.add_listener(*this);

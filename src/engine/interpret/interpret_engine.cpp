@@ -124,7 +124,7 @@ private:
 base::Result<std::unique_ptr<Engine>> create_interpret_engine(const EngineConfig& config)
 {
     std::unique_ptr<interpret::SharedCode> shared;
-    if (config.vcpus > 1) shared = TRY(interpret::SharedCode::create(config.memory.ram_size()));
+    if (config.vcpus > 1) shared = TRY(interpret::SharedCode::create(config.memory.end()));
     return std::unique_ptr<Engine>{std::make_unique<InterpretEngine>(config, std::move(shared))};
 }
 

@@ -16,7 +16,7 @@ struct Topology {
     unsigned vcpus = 1;
     // Of the device at port 0x60/0x64: whether guests should look for a keyboard there.
     bool keyboard = false;
-    std::uint64_t high_ram_end = 0;  // end of RAM above 4 GiB; 0: none
+    std::uint64_t high_ram_end = 0;  // end of memory above 4 GiB; 0: none
     unsigned virtio_mmio = 0;        // devices from layout::virtio_mmio_start on
 };
 

@@ -13,6 +13,7 @@
 #include "devices/virtio/block/block.h"
 #include "devices/virtio/console/console.h"
 #include "devices/virtio/net/net.h"
+#include "devices/virtio/pmem/pmem.h"
 #include "devices/virtio/rng/rng.h"
 #include "devices/virtio/transport/mmio.h"
 #include "devices/virtio/transport/pci.h"
@@ -113,7 +114,7 @@ struct Programs final : backends::VsockBackend {
     std::deque<base::Fd> ends;
 };
 
-constexpr unsigned network = 4, sockets = 5;
+constexpr unsigned network = 4, sockets = 5, persistent = 6;
 
 Made make(unsigned kind, base::EventLoop& loop)
 {
@@ -140,6 +141,10 @@ Made make(unsigned kind, base::EventLoop& loop)
     options.path = disk();
     options.format = backends::ImageFormat::raw;
     options.use_io_uring = false;
+    if (kind == persistent) {
+        return std::unique_ptr<virtio::Device>{std::make_unique<virtio::Pmem>(
+            TRY(backends::open_block(options, loop)), virtio::PmemConfig{1 << 30, 1 << 16})};
+    }
     return std::unique_ptr<virtio::Device>{std::make_unique<virtio::Block>(
         TRY(backends::open_block(options, loop)), virtio::Block::Options{"x", 2})};
 }

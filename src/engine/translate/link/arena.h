@@ -1,7 +1,7 @@
 // The arena: the memory (a memfd) that the VMM makes for one worker, and what the worker
 // finds in it when it starts.
 //
-//   Mailbox │ Setup │ DoorbellTable │ code map: one bit a RAM page (GuestMemory::share_code_map())
+//   Mailbox │ Setup │ DoorbellTable │ code map: one bit a page of memory (GuestMemory::share_code_map())
 //
 // The descriptors that a worker is started with are below; it has no others but stderr.
 #pragma once
@@ -11,6 +11,7 @@
 
 #include "engine/translate/link/doorbell_table.h"
 #include "engine/translate/link/mailbox.h"
+#include "engine/translate/link/user_link.h"
 #include "x86/cpuid.h"
 
 namespace doppel::engine::translate {
@@ -19,7 +20,8 @@ inline constexpr int arena_fd = 3;
 inline constexpr int ram_fd = 4;
 inline constexpr int lifeline_fd = 5;      // a pipe's read end: its end of file ends the worker
 inline constexpr int doorbell_fd = 6;      // eventfds, doorbell_count of them, to write to
-inline constexpr int first_free_fd = doorbell_fd + static_cast<int>(doorbell_count);
+inline constexpr int file_fd = doorbell_fd + static_cast<int>(doorbell_count);  // memory's files
+inline constexpr int first_free_fd = file_fd + static_cast<int>(memory_files_max);
 
 // Sent by the VMM to the worker's vCPU thread when Mailbox::in_guest says in_guest_code; the
 // timer's signal is the worker's own.
@@ -28,6 +30,11 @@ inline int timer_signal() { return SIGRTMIN; }
 
 struct SetupSlot {
     std::uint64_t start, size, offset;
+    std::uint64_t read_only;
+};
+
+struct SetupFile {
+    std::uint64_t size;
     std::uint64_t read_only;
 };
 
@@ -44,12 +51,14 @@ struct Setup {
     std::uint64_t tsc_hz;
     std::uint64_t lock_step;  // EngineConfig::lock_step
     SetupSlot slots[slots_max];
+    std::uint64_t file_count;
+    SetupFile files[memory_files_max];
     x86::CpuidEntry cpuid[cpuid_entries_max];
     // Written by the worker: its vCPU thread, where the kick signal goes. Any value is
     // harmless: the VMM names the worker's process with it.
     std::atomic<std::uint32_t> worker_thread;
 };
-inline constexpr std::uint32_t setup_version = 2;
+inline constexpr std::uint32_t setup_version = 3;
 
 namespace arena_offset {
 inline constexpr std::uint64_t page = 4096;
@@ -60,9 +69,10 @@ inline constexpr std::uint64_t code_map =
     doorbells + ((sizeof(DoorbellTable) + page - 1) & ~(page - 1));
 }  // namespace arena_offset
 
-inline std::uint64_t arena_size(std::uint64_t ram_size)
+// memory_end: GuestMemory::end().
+inline std::uint64_t arena_size(std::uint64_t memory_end)
 {
-    const std::uint64_t words = (ram_size / arena_offset::page + 63) / 64;
+    const std::uint64_t words = (memory_end / arena_offset::page + 63) / 64;
     return arena_offset::code_map + ((words * 8 + arena_offset::page - 1) & ~(arena_offset::page - 1));
 }
 

@@ -24,7 +24,7 @@
 namespace doppel::engine::translate {
 
 // One mapping to make or to drop in the user window before going in. length is a multiple of
-// 4 KiB; prot is PROT_READ, PROT_WRITE or both, or 0 for munmap. Maps guest RAM at `offset`;
+// 4 KiB; prot is PROT_READ, PROT_WRITE or both, or 0 for munmap. Maps guest memory at `offset`;
 // with user_protect_only in prot what is mapped there stays and only its rights change.
 struct UserMapping {
     std::uint64_t address;
@@ -32,6 +32,14 @@ struct UserMapping {
     std::uint64_t offset;
     std::uint32_t prot;
     std::uint32_t reserved;
+};
+
+inline constexpr unsigned memory_files_max = 4;
+
+// Offsets from which on a mapping is of the n-th file, counted from its begin there
+// (GuestMemory::files()). Rising; those that are not there, the largest number.
+struct UserFiles {
+    std::uint64_t offsets[memory_files_max] = {~0ull, ~0ull, ~0ull, ~0ull};
 };
 
 inline constexpr std::uint32_t user_protect_only = 0x100;
@@ -63,6 +71,7 @@ struct UserCommand {
     std::uint64_t host_rip;              // where to enter: out of reach of guest code
     std::uint64_t xsave_mask;            // components to load and save
     std::uint32_t kicked;                // == turn: do not enter, or come out
+    UserFiles files;
     UserMapping mappings[user_mappings_max];
     alignas(64) std::uint8_t xsave[user_xsave_size];
 };
@@ -86,10 +95,11 @@ static_assert(sizeof(ExecContext) <= report_offset);
 static_assert(report_offset + sizeof(UserReport) <= user_area_size);
 
 // The user arena: a file that the worker has mapped whole. The zygote's page, then one area for
-// each slot, then the code cache. Guest RAM and the arena are the program's descriptors at its
-// start; a forked process keeps only RAM.
+// each slot, then the code cache. Guest RAM, memory's files and the arena are the program's descriptors at
+// its start; a forked process keeps all but the arena.
 inline constexpr int user_ram_fd = 3;
-inline constexpr int user_arena_fd = 4;
+inline constexpr int user_file_fd = 4;  // memory_files_max of them at most
+inline constexpr int user_arena_fd = user_file_fd + static_cast<int>(memory_files_max);
 inline constexpr unsigned user_slots = 32;
 inline constexpr std::uint64_t user_arena_slots = 65536;  // offset of the first slot's area
 inline constexpr std::uint64_t slot_context = 0, slot_command = user_area_size,
@@ -102,6 +112,7 @@ struct ZygoteControl {
     alignas(64) std::uint32_t turn;   // the worker's word (futex)
     std::uint32_t slot;
     std::int32_t parent;              // pid that started the zygote: it ends when that has gone
+    UserFiles files;
     alignas(64) std::uint32_t done;   // the zygote's word (futex); 0: not ready yet
     std::int32_t pid;                 // of the process, or a negative errno
 };

@@ -64,7 +64,8 @@ void make_loadable(x86::XsaveArea& state, std::uint64_t components)
 
 }  // namespace
 
-UserProcess::UserProcess(unsigned slot, std::byte* area, UserWait& wait, std::uint64_t xsave_mask)
+UserProcess::UserProcess(unsigned slot, std::byte* area, UserWait& wait, std::uint64_t xsave_mask,
+                         const UserFiles& files)
     : slot_(slot),
       context_(*reinterpret_cast<ExecContext*>(area + slot_context)),
       report_(*reinterpret_cast<UserReport*>(area + slot_context + report_offset)),
@@ -79,6 +80,7 @@ UserProcess::UserProcess(unsigned slot, std::byte* area, UserWait& wait, std::ui
     command_.turn = turn_ = 1;
     command_.spin = 0;
     command_.xsave_mask = xsave_mask;
+    command_.files = files;
 }
 
 UserProcess::~UserProcess()

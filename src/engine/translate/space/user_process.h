@@ -27,6 +27,7 @@
 #include "engine/translate/link/mailbox.h"
 #include "engine/translate/link/user_link.h"
 #include "engine/translate/space/user_wait.h"
+#include "memory/guest_memory.h"
 #include "x86/cpu_state.h"
 
 namespace doppel::engine::translate
@@ -92,7 +93,8 @@ public:
 
 private:
     friend class UserProcesses;
-    UserProcess(unsigned slot, std::byte* area, UserWait& wait, std::uint64_t xsave_mask);
+    UserProcess(unsigned slot, std::byte* area, UserWait& wait, std::uint64_t xsave_mask,
+                const UserFiles& files);
     base::Result<void> attach(int pid);
     bool hand_over(std::uint32_t actions);
     void set_turn();
@@ -134,6 +136,8 @@ public:
         // Busy waiting on both sides before sleeping, at most (it adapts itself); none on a
         // machine with one processor.
         std::uint64_t spin_ns = 100'000;
+        // What lies behind RAM; borrowed for create().
+        std::span<const memory::GuestMemory::FileView> files;
     };
     static base::Result<std::unique_ptr<UserProcesses>> create(const Config& config);
     UserProcesses(const UserProcesses&) = delete;
@@ -150,7 +154,7 @@ public:
 
 private:
     UserProcesses(base::MappedRegion arena, const UserWait& wait);
-    base::Result<void> start_zygote(int ram_fd, int program_fd, int arena_fd);
+    base::Result<void> start_zygote(const Config& config, int arena_fd);
     base::Result<int> fork_process(unsigned slot);
     [[nodiscard]] ZygoteControl& control();
 

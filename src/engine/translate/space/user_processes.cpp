@@ -34,7 +34,7 @@ std::uint64_t host_xcr0()
 
 // The child shares the caller's memory until it executes the program, so nothing here
 // copies a large address space. It makes system calls only.
-int execute_program(int ram_fd, int arena_fd, int program_fd)
+int execute_program(const UserProcesses::Config& config, int arena_fd)
 {
     char name[] = "doppel-user";
     char* const arguments[] = {name, nullptr};
@@ -49,10 +49,18 @@ int execute_program(int ram_fd, int arena_fd, int program_fd)
         return pid;
     }
     // Out of the way first: a descriptor may have another one's final number.
-    const int ram = ::fcntl(ram_fd, F_DUPFD_CLOEXEC, 16);
+    const int ram = ::fcntl(config.ram_fd, F_DUPFD_CLOEXEC, 16);
     const int arena = ::fcntl(arena_fd, F_DUPFD_CLOEXEC, 16);
-    const int program = ::fcntl(program_fd, F_DUPFD_CLOEXEC, 16);
-    if (::dup2(ram, user_ram_fd) == user_ram_fd && ::dup2(arena, user_arena_fd) == user_arena_fd) {
+    const int program = ::fcntl(config.program_fd, F_DUPFD_CLOEXEC, 16);
+    int files[memory_files_max];
+    for (std::size_t i = 0; i < config.files.size(); ++i) {
+        files[i] = ::fcntl(config.files[i].file.fd.get(), F_DUPFD_CLOEXEC, 16);
+    }
+    bool arranged = ::dup2(ram, user_ram_fd) >= 0 && ::dup2(arena, user_arena_fd) >= 0;
+    for (std::size_t i = 0; i < config.files.size(); ++i) {
+        arranged = arranged && ::dup2(files[i], user_file_fd + static_cast<int>(i)) >= 0;
+    }
+    if (arranged) {
         ::syscall(SYS_execveat, program, "", arguments, environment, AT_EMPTY_PATH);
     }
     ::_exit(127);
@@ -76,7 +84,7 @@ Result<std::unique_ptr<UserProcesses>> UserProcesses::create(const Config& confi
     const SpinBudget budget{looks_in(config.spin_ns)};
     const UserWait wait{config.attention, budget, budget, 0, nullptr, config.place};
     std::unique_ptr<UserProcesses> processes{new UserProcesses{std::move(region), wait}};
-    TRY(processes->start_zygote(config.ram_fd, config.program_fd, arena.get()));
+    TRY(processes->start_zygote(config, arena.get()));
     return processes;
 }
 
@@ -96,10 +104,15 @@ ZygoteControl& UserProcesses::control()
     return *reinterpret_cast<ZygoteControl*>(arena_.data());
 }
 
-Result<void> UserProcesses::start_zygote(int ram_fd, int program_fd, int arena_fd)
+Result<void> UserProcesses::start_zygote(const Config& config, int arena_fd)
 {
     control().parent = ::getpid();
-    zygote_ = execute_program(ram_fd, arena_fd, program_fd);
+    ASSERT(config.files.size() <= memory_files_max);
+    control().files = UserFiles{};
+    for (std::size_t i = 0; i < config.files.size(); ++i) {
+        control().files.offsets[i] = config.files[i].offset;
+    }
+    zygote_ = execute_program(config, arena_fd);
     if (zygote_ <= 0) {
         return base::errno_error(base::ErrorKind::host, "Cannot start the user program", errno);
     }
@@ -144,7 +157,8 @@ Result<UserProcess*> UserProcesses::start()
     if (free == processes_.end()) return base::host_error("All slots for user processes are taken");
     const auto slot = static_cast<unsigned>(free - processes_.begin());
     std::unique_ptr<UserProcess> process{new UserProcess{
-        slot, arena_.data() + user_arena_slots + slot * slot_size, wait_, xsave_mask_}};
+        slot, arena_.data() + user_arena_slots + slot * slot_size, wait_, xsave_mask_,
+        control().files}};
     const int pid = TRY(fork_process(slot));
     TRY(process->attach(pid));
     *free = std::move(process);

@@ -79,6 +79,21 @@ bool acceptable(const UserMapping& mapping)
     return (mapping.prot & ~prot_known) == 0;
 }
 
+struct Place {
+    std::uint64_t fd;
+    std::uint64_t offset;
+};
+
+// What to map for an offset of guest memory.
+Place place_of(std::uint64_t offset)
+{
+    Place place{user_ram_fd, offset};
+    for (std::uint32_t i = 0; i < memory_files_max && command().files.offsets[i] <= offset; ++i) {
+        place = {user_file_fd + i, offset - command().files.offsets[i]};
+    }
+    return place;
+}
+
 // 0 or an errno.
 int change(const UserMapping& mapping)
 {
@@ -90,9 +105,10 @@ int change(const UserMapping& mapping)
         result = system_call(__NR_mprotect, mapping.address, mapping.length,
                              mapping.prot & ~user_protect_only);
     } else {
+        const Place place = place_of(mapping.offset);
         const unsigned populate = worth_populating(mapping) ? MAP_POPULATE : 0u;
         result = system_call(__NR_mmap, mapping.address, mapping.length, mapping.prot,
-                             MAP_SHARED | MAP_FIXED | populate, user_ram_fd, mapping.offset);
+                             MAP_SHARED | MAP_FIXED | populate, place.fd, place.offset);
     }
     return result < 0 && result > -4096 ? static_cast<int>(-result) : 0;
 }

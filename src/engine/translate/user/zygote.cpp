@@ -32,14 +32,18 @@ void clear_address_space()
     system_call(__NR_munmap, user_engine_end, user_window_end - user_engine_end);
 }
 
-// All but the two that a process needs.
+// All but those that a process needs.
 void close_descriptors()
 {
     system_call(__NR_close_range, 0, 2, 0);
+    for (unsigned i = 0; i < memory_files_max; ++i) {
+        if (control().files.offsets[i] != ~0ull) continue;
+        system_call(__NR_close, user_file_fd + i);
+    }
     if (system_call(__NR_close_range, user_arena_fd + 1, ~0u, 0) == 0) return;
     // Before Linux 5.9.
     for (std::uint64_t fd = 0; fd < 1024; ++fd) {
-        if (fd != user_ram_fd && fd != user_arena_fd) system_call(__NR_close, fd);
+        if (fd < user_ram_fd || fd > user_arena_fd) system_call(__NR_close, fd);
     }
 }
 

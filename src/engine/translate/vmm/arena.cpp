@@ -13,10 +13,11 @@ base::Result<Arena> Arena::create(const EngineConfig& config, unsigned vcpu_inde
 {
     const auto& slots = config.memory.slots();
     const auto& cpuid = config.cpuid.entries();
-    if (slots.size() > slots_max || cpuid.size() > cpuid_entries_max) {
+    const auto& files = config.memory.files();
+    if (slots.size() > slots_max || files.size() > memory_files_max || cpuid.size() > cpuid_entries_max) {
         return base::host_error("The translate engine has no room for this machine's description");
     }
-    const std::uint64_t size = arena_size(config.memory.ram_size());
+    const std::uint64_t size = arena_size(config.memory.end());
     Arena arena;
     arena.fd_ = base::Fd{::memfd_create("doppel-arena", MFD_CLOEXEC)};
     if (!arena.fd_.valid() || ::ftruncate(arena.fd_.get(), static_cast<off_t>(size)) != 0) {
@@ -41,6 +42,9 @@ base::Result<Arena> Arena::create(const EngineConfig& config, unsigned vcpu_inde
     for (const memory::Slot& slot : slots) {
         setup.slots[setup.slot_count++] = {slot.start.value, slot.size, slot.offset,
                                            slot.read_only ? 1u : 0u};
+    }
+    for (const auto& view : files) {
+        setup.files[setup.file_count++] = {view.file.size, view.file.read_only ? 1u : 0u};
     }
     setup.cpuid_count = static_cast<std::uint32_t>(cpuid.size());
     std::copy(cpuid.begin(), cpuid.end(), setup.cpuid);

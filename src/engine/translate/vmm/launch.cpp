@@ -54,6 +54,8 @@ struct Failure {
 struct ChildPlan {
     int null_device, arena, ram, lifeline, program, report;  // all at least above_all_fixed
     DoorbellEvents doorbells;                                // these, too
+    unsigned file_count;
+    std::array<int, memory_files_max> files;
 };
 
 [[noreturn]] void fail(const ChildPlan& plan, Step step)
@@ -87,6 +89,11 @@ struct ChildPlan {
         ::dup3(plan.report, report, O_CLOEXEC) >= 0;
     for (unsigned i = 0; i < doorbell_count; ++i) {
         arranged = arranged && ::dup2(plan.doorbells[i], doorbell_fd + static_cast<int>(i)) >= 0;
+    }
+    for (unsigned i = 0; i < memory_files_max; ++i) {
+        const int fd = file_fd + static_cast<int>(i);
+        if (i < plan.file_count) arranged = arranged && ::dup2(plan.files[i], fd) >= 0;
+        else ::close(fd);
     }
     if (!arranged) fail(plan, Step::descriptors);
     ::syscall(SYS_close_range, report + 1, ~0u, 0);
@@ -178,7 +185,8 @@ std::string launch_problem()
     return {};
 }
 
-base::Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(int arena, int ram,
+base::Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(int arena,
+                                                                   const memory::GuestMemory& memory,
                                                                    const DoorbellEvents& doorbells)
 {
     const base::Fd null_device{::open("/dev/null", O_RDWR | O_CLOEXEC)};
@@ -189,14 +197,21 @@ base::Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(int arena, int
     Pipe lifeline = TRY(make_pipe());
     Pipe report = TRY(make_pipe());
     base::Fd copies[] = {TRY(duplicate(null_device.get())), TRY(duplicate(arena)),
-                               TRY(duplicate(ram)), TRY(duplicate(lifeline.read.get())),
+                               TRY(duplicate(memory.fd())), TRY(duplicate(lifeline.read.get())),
                                TRY(duplicate(program.get())), TRY(duplicate(report.write.get()))};
     ChildPlan plan{copies[0].get(), copies[1].get(), copies[2].get(), copies[3].get(),
-                   copies[4].get(), copies[5].get(), {}};
+                   copies[4].get(), copies[5].get(), {}, 0, {}};
     std::array<base::Fd, doorbell_count> events;
     for (unsigned i = 0; i < doorbell_count; ++i) {
         events[i] = TRY(duplicate(doorbells[i]));
         plan.doorbells[i] = events[i].get();
+    }
+
+    std::array<base::Fd, memory_files_max> files;
+    for (const auto& view : memory.files()) {
+        files[plan.file_count] = TRY(duplicate(view.file.fd.get()));
+        plan.files[plan.file_count] = files[plan.file_count].get();
+        ++plan.file_count;
     }
 
     const pid_t pid = ::fork();

@@ -14,6 +14,7 @@
 #include "base/fd.h"
 #include "base/result.h"
 #include "engine/translate/vmm/doorbells.h"
+#include "memory/guest_memory.h"
 
 namespace doppel::engine::translate {
 
@@ -24,7 +25,8 @@ class WorkerProcess {
 public:
     // The worker gets copies of all descriptors. Any thread; the child of a process with
     // threads, it does nothing but system calls before it becomes another program.
-    static base::Result<std::unique_ptr<WorkerProcess>> start(int arena, int ram,
+    static base::Result<std::unique_ptr<WorkerProcess>> start(int arena,
+                                                              const memory::GuestMemory& memory,
                                                               const DoorbellEvents& doorbells);
     // Kills it, and with it whatever it started.
     ~WorkerProcess();

@@ -58,7 +58,7 @@ base::Result<std::unique_ptr<TranslateVcpu>> TranslateVcpu::create(
 {
     Arena arena = TRY(Arena::create(config, index));
     const DoorbellEvents events = TRY(doorbells.events());
-    auto process = TRY(WorkerProcess::start(arena.fd(), config.memory.fd(), events));
+    auto process = TRY(WorkerProcess::start(arena.fd(), config.memory, events));
     std::unique_ptr<TranslateVcpu> vcpu{
         new TranslateVcpu{config, source, doorbells, std::move(arena), std::move(process)}};
     const auto ready = vcpu->call(Request::none);

@@ -64,7 +64,7 @@ Executor::Executor(const Parts& parts)
       memory_(parts.memory), cpuid_(parts.cpuid), attention_(parts.attention), place_(parts.place),
       supervisor_cache_(supervisor_cache_config(parts.supervisor_code_alias), parts.cpuid),
       user_cache_(user_cache_config(parts.processes), parts.cpuid),
-      supervisor_mapper_(parts.memory.fd()),
+      supervisor_mapper_(parts.memory),
       supervisor_window_(supervisor_window_config(), *this, supervisor_mapper_),
       spaces_(parts.processes, *this, user_cache_, parts.spaces)
 {

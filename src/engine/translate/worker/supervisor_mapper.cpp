@@ -20,8 +20,9 @@ bool SupervisorMapper::map(std::uint64_t address, std::uint64_t length, std::uin
                            bool writable) noexcept
 {
     const int populate = length <= populate_max ? MAP_POPULATE : 0;
+    const memory::GuestMemory::Place place = memory_.place(ram_offset);
     return ::mmap(pointer(address), length, rights(writable), MAP_SHARED | MAP_FIXED | populate,
-                  ram_fd_, static_cast<off_t>(ram_offset)) != MAP_FAILED;
+                  place.fd, static_cast<off_t>(place.offset)) != MAP_FAILED;
 }
 
 bool SupervisorMapper::unmap(std::uint64_t address, std::uint64_t length) noexcept

@@ -63,7 +63,8 @@ public:
         processes_ = TRY(UserProcesses::create({.ram_fd = resources().memory.fd(),
                                                 .program_fd = program.get(),
                                                 .attention = &attention_,
-                                                .place = &resources().mailbox.place}));
+                                                .place = &resources().mailbox.place,
+                                                .files = resources().memory.files()}));
         executor_ = std::make_unique<Executor>(Executor::Parts{
             .interpreter = interpreter(),
             .memory = resources().memory,

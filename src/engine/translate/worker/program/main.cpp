@@ -70,8 +70,14 @@ base::Result<Arena> map_arena()
 base::Result<std::unique_ptr<memory::GuestMemory>> attach_memory(const Arena& arena)
 {
     const Setup& setup = *arena.setup;
+    std::vector<memory::MemoryFile> files;
+    for (unsigned i = 0; i < setup.file_count; ++i) {
+        files.push_back({base::Fd{file_fd + static_cast<int>(i)}, setup.files[i].size,
+                         setup.files[i].read_only != 0});
+    }
     auto memory = TRY(memory::GuestMemory::attach(base::Fd{ram_fd}, setup.ram_size,
-                                                  std::bit_cast<void*>(worker_ram)));
+                                                  std::bit_cast<void*>(worker_ram),
+                                                  std::move(files)));
     for (unsigned i = 0; i < setup.slot_count; ++i) {
         const SetupSlot& slot = setup.slots[i];
         TRY(memory->add_slot(base::Gpa{slot.start}, slot.size, slot.offset, slot.read_only != 0));
