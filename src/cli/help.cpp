@@ -66,6 +66,9 @@ Usage: doppel run --kernel FILE [OPTIONS]
                               unsafe       flushes do nothing
                         serial=TEXT  queues=N  snapshot=NAME  io=uring|threads
                         bps=SIZE  iops=N  bps_burst=SIZE  iops_burst=N
+  --scsi-disk FILE[,KEY=VALUE...]
+                      A disk at a virtio SCSI host; several: sda, sdb, ... Keys
+                      as for --disk, but queues
   --net NETWORK[,KEY=VALUE...]
                       A virtio network card; several: eth0, eth1, ... Networks:
                         user         the host's sockets, no rights needed: DHCP,

@@ -17,7 +17,7 @@ struct Typed {
     bool help = false, no_reboot = false;
     std::optional<std::string> engine, switch_at, memory, cpus, kernel, initrd, cmdline, console,
         debug_exit, rng, balloon, virtio_console, vsock;
-    std::vector<std::string> disks, nets, ports, pmems;
+    std::vector<std::string> disks, scsi_disks, nets, ports, pmems;
     std::string stats, lock_step;
 };
 
@@ -38,6 +38,7 @@ constexpr std::array option_names{
     OptionName{"--cmdline", "STRING", &Typed::cmdline},
     OptionName{"--console", "WHERE", &Typed::console},
     OptionName{"--disk", "FILE", nullptr, &Typed::disks},
+    OptionName{"--scsi-disk", "FILE", nullptr, &Typed::scsi_disks},
     OptionName{"--net", "NETWORK", nullptr, &Typed::nets},
     OptionName{"--rng", "on|off", &Typed::rng},
     OptionName{"--balloon", "SIZE", &Typed::balloon},
@@ -148,6 +149,9 @@ base::Result<vm::VmConfig> check(const Typed& typed)
     if (typed.debug_exit) config.debug_exit_port = TRY(vm::parse_debug_exit(*typed.debug_exit));
     for (const std::string& net : typed.nets) config.nets.push_back(TRY(vm::parse_net(net)));
     for (const std::string& disk : typed.disks) config.disks.push_back(TRY(vm::parse_disk(disk)));
+    for (const std::string& disk : typed.scsi_disks) {
+        config.scsi_disks.push_back(TRY(vm::parse_scsi_disk(disk)));
+    }
     for (const std::string& port : typed.ports) config.ports.push_back(TRY(vm::parse_port(port)));
     if (typed.virtio_console) TRY(vm::parse_virtio_console(*typed.virtio_console, config));
     if (typed.balloon) config.balloon = TRY(vm::parse_balloon(*typed.balloon));

@@ -9,6 +9,7 @@
 #include "devices/virtio/net/net.h"
 #include "devices/virtio/pmem/pmem.h"
 #include "devices/virtio/rng/rng.h"
+#include "devices/virtio/scsi/scsi.h"
 #include "devices/virtio/vsock/vsock.h"
 #include "machine/memory_map.h"
 
@@ -21,7 +22,7 @@ using DevicePointer = std::unique_ptr<virtio::Device>;
 
 // Slots of the root bus; 0 is the host bridge.
 constexpr unsigned rng_slot = 1, balloon_slot = 2, console_slot = 3, vsock_slot = 4,
-                   first_pmem_slot = 6, first_disk_slot = 8,
+                   scsi_slot = 5, first_pmem_slot = 6, first_disk_slot = 8,
                    first_net_slot = first_disk_slot + most_disks;
 
 machine::VirtioSpec& add(std::vector<machine::VirtioSpec>& specs, std::string name, unsigned slot,
@@ -50,6 +51,19 @@ base::Result<DevicePointer> make_disk(const backends::DiskOptions& options, base
     if (!backend) return backend.error().with_context("--disk");
     return DevicePointer{std::make_unique<virtio::Block>(
         std::move(backend).value(), virtio::Block::Options{options.serial, options.queues})};
+}
+
+base::Result<DevicePointer> make_scsi(const std::vector<DiskSpec>& specs, base::EventLoop& loop)
+{
+    std::vector<virtio::Scsi::Disk> disks;
+    for (const DiskSpec& spec : specs) {
+        auto backend = backends::open_block(spec.disk.block, loop);
+        if (!backend) return backend.error().with_context("--scsi-disk");
+        const std::string serial =
+            spec.disk.serial.empty() ? fmt::format("target{}", disks.size()) : spec.disk.serial;
+        disks.push_back({std::move(backend).value(), serial});
+    }
+    return DevicePointer{std::make_unique<virtio::Scsi>(std::move(disks))};
 }
 
 base::Result<DevicePointer> make_pmem(const PmemSpec& spec, const virtio::PmemConfig& place,
@@ -129,6 +143,10 @@ std::vector<machine::VirtioSpec> virtio_specs(const VmConfig& config,
     if (config.vsock) {
         add(specs, "vsock", vsock_slot, config.vsock->virtio).make =
             [spec = *config.vsock](base::EventLoop& loop) { return make_vsock(spec, loop); };
+    }
+    if (!config.scsi_disks.empty()) {
+        add(specs, "scsi", scsi_slot, config.scsi_disks[0].virtio).make =
+            [disks = config.scsi_disks](base::EventLoop& loop) { return make_scsi(disks, loop); };
     }
     const auto places = machine::file_places(config.memory_bytes, file_sizes);
     for (unsigned i = 0; i < file_sizes.size(); ++i) {

@@ -55,6 +55,22 @@ base::Result<void> validate_lock_step(const VmConfig& config)
     return base::usage_error("--lock-step: checks translated code; add --engine translate");
 }
 
+base::Result<void> validate_scsi(const VmConfig& config)
+{
+    const std::vector<DiskSpec>& disks = config.scsi_disks;
+    if (disks.size() > most_scsi_disks) {
+        return base::usage_error(fmt::format(
+            "--scsi-disk: {} disks are given; there is room for {}", disks.size(), most_scsi_disks));
+    }
+    for (std::size_t i = 1; i < disks.size(); ++i) {
+        if (disks[i].virtio == VirtioOptions{} || disks[i].virtio == disks[0].virtio) continue;
+        return base::usage_error(
+            "--scsi-disk: transport, legacy, access-platform and without are for the host that all "
+            "disks are at; give them to the first disk only");
+    }
+    return {};
+}
+
 // Engines that take turns: each can, and those that are left at a count do count.
 base::Result<void> validate_switches(const VmConfig& config)
 {
@@ -225,6 +241,19 @@ base::Result<DiskSpec> parse_disk(std::string_view text)
     };
     auto spec = parse(std::string{text});
     if (!spec) return spec.error().with_context(fmt::format("--disk {}", text));
+    return spec;
+}
+
+base::Result<DiskSpec> parse_scsi_disk(std::string_view text)
+{
+    const auto parse = [](std::string rest) -> base::Result<DiskSpec> {
+        const VirtioOptions virtio = TRY(take_virtio_options(rest));
+        DiskSpec spec{TRY(backends::parse_disk_options(rest)), virtio};
+        if (spec.disk.queues != 1) return base::usage_error("queues is for --disk; leave it out");
+        return spec;
+    };
+    auto spec = parse(std::string{text});
+    if (!spec) return spec.error().with_context(fmt::format("--scsi-disk {}", text));
     return spec;
 }
 
@@ -436,6 +465,7 @@ base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory)
         return base::usage_error(fmt::format("--disk: {} disks are given; there is room for {}",
                                              config.disks.size(), most_disks));
     }
+    TRY(validate_scsi(config));
     TRY(validate_lock_step(config));
     return validate_switches(config);
 }

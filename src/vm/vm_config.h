@@ -32,6 +32,10 @@ struct DiskSpec {
 };
 inline constexpr unsigned most_disks = 16;
 
+// --scsi-disk FILE[,key=value...]: a disk of the one SCSI host, virtio-scsi. `virtio` is of the
+// host: the first disk's, or what all have in common.
+inline constexpr unsigned most_scsi_disks = 16;
+
 // --net user|tap|stream:PATH[,key=value...]: virtio-net.
 struct NetSpec {
     backends::NetOptions net;
@@ -99,7 +103,8 @@ struct VmConfig {
     ConsoleSpec console;
     std::optional<std::uint16_t> debug_exit_port;
     std::vector<DiskSpec> disks;  // of one transport, in this order: vda, vdb, ...
-    std::vector<NetSpec> nets;    // likewise: eth0, eth1, ...
+    std::vector<DiskSpec> scsi_disks;  // in this order: targets 0, 1, ...
+    std::vector<NetSpec> nets;    // of one transport, in this order: eth0, eth1, ...
     RngSpec rng;
     std::optional<BalloonSpec> balloon;
     std::optional<VsockSpec> vsock;
@@ -132,6 +137,7 @@ base::Result<ConsoleSpec> parse_console(std::string_view text);
 // Decimal or 0x hexadecimal, 0-0xffff.
 base::Result<std::uint16_t> parse_debug_exit(std::string_view text);
 base::Result<DiskSpec> parse_disk(std::string_view text);
+base::Result<DiskSpec> parse_scsi_disk(std::string_view text);
 base::Result<NetSpec> parse_net(std::string_view text);
 base::Result<RngSpec> parse_rng(std::string_view text);
 base::Result<BalloonSpec> parse_balloon(std::string_view text);

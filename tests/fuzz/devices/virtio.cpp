@@ -15,6 +15,7 @@
 #include "devices/virtio/net/net.h"
 #include "devices/virtio/pmem/pmem.h"
 #include "devices/virtio/rng/rng.h"
+#include "devices/virtio/scsi/scsi.h"
 #include "devices/virtio/transport/mmio.h"
 #include "devices/virtio/transport/pci.h"
 #include "devices/virtio/vsock/vsock.h"
@@ -114,7 +115,7 @@ struct Programs final : backends::VsockBackend {
     std::deque<base::Fd> ends;
 };
 
-constexpr unsigned network = 4, sockets = 5, persistent = 6;
+constexpr unsigned network = 4, sockets = 5, persistent = 6, scsi_host = 7;
 
 Made make(unsigned kind, base::EventLoop& loop)
 {
@@ -141,6 +142,11 @@ Made make(unsigned kind, base::EventLoop& loop)
     options.path = disk();
     options.format = backends::ImageFormat::raw;
     options.use_io_uring = false;
+    if (kind == scsi_host) {
+        std::vector<virtio::Scsi::Disk> disks;
+        disks.push_back({TRY(backends::open_block(options, loop)), "disk"});
+        return std::unique_ptr<virtio::Device>{std::make_unique<virtio::Scsi>(std::move(disks))};
+    }
     if (kind == persistent) {
         return std::unique_ptr<virtio::Device>{std::make_unique<virtio::Pmem>(
             TRY(backends::open_block(options, loop)), virtio::PmemConfig{1 << 30, 1 << 16})};
@@ -206,33 +212,62 @@ void set_up(Input& input, World& world, bus::BusDevice& registers, unsigned devi
     set(0x14, 15, 1);
 }
 
-// A split ring of set_up() gets one buffer.
-void offer(World& world, unsigned queue, std::uint64_t at, std::uint32_t size, bool write)
+constexpr std::uint64_t out_at = 0x4000, in_at = 0x8000;
+
+// A split ring of set_up() gets a chain: so many bytes to read, so many to write.
+void offer(World& world, unsigned queue, std::uint32_t out, std::uint32_t in)
 {
+    using namespace virtio;
     const std::uint64_t page = 0x1000 * queue;
     std::uint16_t index = 0;
     require(world.memory->read_value(base::Gpa{page + 0x102}, index));
-    const auto slot = static_cast<std::uint16_t>(index % 4);
-    const auto flags = static_cast<std::uint16_t>(write ? virtio::VIRTQ_DESC_F_WRITE : 0);
-    require(world.memory->write_value(base::Gpa{page + 16u * slot},
-                                      virtio::SplitDescriptor{at, size, flags, 0}) &&
-            world.memory->write_value(base::Gpa{page + 0x104 + 2u * slot}, slot) &&
+    const auto head = static_cast<std::uint16_t>(index % 2 * 2);
+    const auto second = static_cast<std::uint16_t>(head + 1);
+    const SplitDescriptor first =
+        out == 0 ? SplitDescriptor{in_at, in, VIRTQ_DESC_F_WRITE, 0}
+                 : SplitDescriptor{out_at, out, in == 0 ? std::uint16_t{0} : VIRTQ_DESC_F_NEXT, second};
+    require(world.memory->write_value(base::Gpa{page + 16u * head}, first) &&
+            world.memory->write_value(base::Gpa{page + 16u * second},
+                                      SplitDescriptor{in_at, in, VIRTQ_DESC_F_WRITE, 0}) &&
+            world.memory->write_value(base::Gpa{page + 0x104 + 2u * (index % 4)}, head) &&
             world.memory->write_value(base::Gpa{page + 0x102}, static_cast<std::uint16_t>(index + 1)));
 }
 
 // A packet that is nearly right, and room for an answer.
 void send_packet(Input& input, World& world)
 {
-    constexpr std::uint64_t at = 0x4000, answers = 0x5000;
     const std::uint8_t bits = input.byte(), ports = input.byte(), size = input.byte();
     virtio::VsockHeader header{3, virtio::host_cid, ports & 3u, ports >> 2u & 7u, size,
                                virtio::VIRTIO_VSOCK_TYPE_STREAM,
                                static_cast<virtio::VsockOp>(bits & 7), bits >> 3u & 3u,
                                bits & 32u ? 40u : 100000u, input.byte()};
     if ((ports & 0x20) != 0) header.dst_port = 1u << 30 | (ports & 7u);
-    require(world.memory->write_value(base::Gpa{at}, header));
-    offer(world, 1, at, static_cast<std::uint32_t>(sizeof header) + size - (bits >> 7), false);
-    offer(world, 0, answers, bits & 64u ? 50 : 4096, true);
+    require(world.memory->write_value(base::Gpa{out_at}, header));
+    offer(world, 1, static_cast<std::uint32_t>(sizeof header) + size - (bits >> 7), 0);
+    offer(world, 0, 0, bits & 64u ? 50 : 4096);
+}
+
+// A command of those that there are, or task management.
+void send_command(Input& input, World& world)
+{
+    static constexpr std::array<std::uint8_t, 24> opcodes{
+        0x00, 0x03, 0x08, 0x0a, 0x12, 0x1a, 0x1b, 0x25, 0x28, 0x2a, 0x35, 0x41,
+        0x42, 0x5a, 0x88, 0x8a, 0x91, 0x93, 0x9e, 0xa0, 0xa8, 0xaa, 0x5e, 0xff};
+    const std::uint8_t what = input.byte(), sizes = input.byte();
+    const virtio::ScsiLun lun{1, static_cast<std::uint8_t>(sizes & 1), 0x40, 0};
+    if (what % 32 >= opcodes.size()) {
+        const virtio::ScsiTaskRequest task{0, static_cast<virtio::ScsiTask>(what >> 5), lun, 0};
+        require(world.memory->write_value(base::Gpa{out_at}, task));
+        return offer(world, 0, sizeof task, 1);
+    }
+    virtio::scsi::Cdb cdb{opcodes[what % 32]};
+    const std::size_t changes = what >> 5;
+    for (std::size_t i = 0; i < changes; ++i) cdb[1 + input.byte() % 15] = input.byte();
+    constexpr std::uint64_t behind = sizeof(virtio::ScsiRequest);
+    require(world.memory->write_value(base::Gpa{out_at}, virtio::ScsiRequest{lun, 1, 0, 0, 0}) &&
+            world.memory->write_value(base::Gpa{out_at + behind}, cdb));
+    offer(world, 2, static_cast<std::uint32_t>(behind) + 32 + 512 * (sizes >> 1 & 7),
+          108 + 512 * (sizes >> 4 & 7));
 }
 
 template <typename Transport>
@@ -243,6 +278,10 @@ void drive(Input& input, World& world, Transport& transport, unsigned device_kin
         const std::uint8_t what = input.byte();
         if (device_kind == sockets && what % 16 == 1) {
             send_packet(input, world);
+            continue;
+        }
+        if (device_kind == scsi_host && what % 16 == 1) {
+            send_command(input, world);
             continue;
         }
         switch (what % 8) {

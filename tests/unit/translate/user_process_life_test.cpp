@@ -104,6 +104,31 @@ TEST_F(UserProcessTest, WhatGuestCodeWritesIsNotBelieved)
     EXPECT_EQ(context().address, guest);
 }
 
+TEST_F(UserProcessTest, MapsFilesThatLieBehindRam)
+{
+    std::vector<memory::GuestMemory::FileView> files(2);
+    for (unsigned i = 0; i < files.size(); ++i) {
+        base::Fd fd{::memfd_create("file", MFD_CLOEXEC)};
+        const std::uint64_t value = 0x1111 * (i + 1);
+        ASSERT_EQ(::ftruncate(fd.get(), 2 * page), 0);
+        ASSERT_EQ(::pwrite(fd.get(), &value, sizeof value, page), 8);
+        files[i] = {{std::move(fd), 2 * page, false}, ram_size + (1 + 3 * i) * page};
+    }
+    UserProcesses::Config config;
+    config.files = files;
+    start(config);
+    code().bytes({0x48, 0x8b, 0x07}).leave(site);  // mov rax, [rdi]
+    context().gpr[x86::RDI] = guest;
+    ram<std::uint64_t>(page) = 0x77;
+    for (const auto& [offset, value] : {std::pair{page, 0x77u},
+                                        std::pair{files[0].offset + page, 0x1111u},
+                                        std::pair{files[1].offset + page, 0x2222u}}) {
+        process_->map(mapping(guest, page, offset));
+        ASSERT_EQ(run(), site);
+        EXPECT_EQ(context().gpr[x86::RAX], value);
+    }
+}
+
 TEST_F(UserProcessTest, ProgramThatCannotBeExecutedIsAnError)
 {
     auto processes = UserProcesses::create({ram_fd_.get(), ram_fd_.get()});
