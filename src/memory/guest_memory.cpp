@@ -29,8 +29,8 @@ base::Result<void> GuestMemory::map(void* address, std::uint64_t size)
                ? TRY(base::MappedRegion::map(size, PROT_NONE, nothing))
                : TRY(base::MappedRegion::map_at(address, size, PROT_NONE, nothing));
     const auto show = [this](std::uint64_t offset, std::uint64_t length, int prot, int fd) {
-        return ::mmap(all_.data() + offset, length, prot, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd,
-                      0) != MAP_FAILED;
+        constexpr int flags = MAP_SHARED | MAP_NORESERVE | MAP_FIXED;
+        return ::mmap(all_.data() + offset, length, prot, flags, fd, 0) != MAP_FAILED;
     };
     bool shown = show(0, ram_size_, PROT_READ | PROT_WRITE, fd_.get());
     for (const FileView& view : files_) {
@@ -143,8 +143,8 @@ bool GuestMemory::load(Gpa gpa, std::span<const std::byte> from)
 bool GuestMemory::discard(Gpa start, std::uint64_t size)
 {
     const Slot* slot = find(start);
-    if (slot == nullptr || slot->read_only || slot->offset >= ram_size_ || size == 0 || (start.value | size) % base::page_size != 0 ||
-        size > slot->size - (start - slot->start)) {
+    if (slot == nullptr || slot->read_only || slot->offset >= ram_size_ || size == 0 ||
+        (start.value | size) % base::page_size != 0 || size > slot->size - (start - slot->start)) {
         return false;
     }
     if (::fallocate(fd_.get(), FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,

@@ -153,7 +153,9 @@ std::vector<std::byte> mode_pages(const Unit& unit, std::uint8_t page, std::uint
     const bool known = page == caching || page == control || page == all;
     if (!known || (subpage != 0 && !(page == all && subpage == 0xff))) return {};
     Bytes bytes(long_form ? 8 : 4);
-    const auto add = [&](const Bytes& more) { bytes.insert(bytes.end(), more.begin(), more.end()); };
+    const auto add = [&bytes](const Bytes& more) {
+        bytes.insert(bytes.end(), more.begin(), more.end());
+    };
     if (page != control) add(caching_page(unit, changeable));
     if (page != caching) add(control_page(changeable));
     // A disk that is not written to, and FUA.

@@ -154,7 +154,8 @@ void Scsi::take_commands()
 
 void Scsi::start(std::unique_ptr<Work> work)
 {
-    const std::size_t readable = work->chain.readable_size(), writable = work->chain.writable_size();
+    const std::size_t readable = work->chain.readable_size();
+    const std::size_t writable = work->chain.writable_size();
     work->out_at = sizeof(ScsiRequest) + config_.cdb_size;
     work->in_at = sizeof(ScsiResponse) + config_.sense_size;
     if (readable < work->out_at || writable < work->in_at) {
@@ -211,7 +212,8 @@ void Scsi::execute(std::unique_ptr<Work> work, const scsi::Answer& answer)
 void Scsi::execute(std::unique_ptr<Work> work, const scsi::Transfer& transfer)
 {
     const bool writes = transfer.write;
-    if (transfer.length > (writes ? work->out_size : work->in_size)) return overrun(std::move(work));
+    const std::size_t room = writes ? work->out_size : work->in_size;
+    if (transfer.length > room) return overrun(std::move(work));
     collect(writes ? work->chain.readable() : work->chain.writable(),
             writes ? work->out_at : work->in_at, transfer.length, work->buffers);
     work->used = transfer.length;
@@ -267,7 +269,8 @@ void Scsi::execute(std::unique_ptr<Work> work, const scsi::WriteSame& same)
     std::vector<backends::Request> all(1);
     all[0].offset = same.offset;
     all[0].length = same.length;
-    const bool zeros = std::all_of(block.begin(), block.end(), [](auto b) { return b == std::byte{}; });
+    const bool zeros =
+        std::all_of(block.begin(), block.end(), [](std::byte b) { return b == std::byte{}; });
     if (zeros && disk.write_zeroes) {
         all[0].kind = backends::Request::Kind::write_zeroes;
         all[0].may_unmap = same.unmap;
@@ -317,7 +320,7 @@ void Scsi::finish(std::unique_ptr<Work> work)
     const std::size_t sense_room = work->in_at - sizeof(ScsiResponse);
     if (sensed && work->result == ScsiResult::VIRTIO_SCSI_S_OK) work->used = 0;
     ScsiResponse response{};
-    response.sense_len = sensed ? static_cast<std::uint32_t>(std::min(sense.size(), sense_room)) : 0;
+    if (sensed) response.sense_len = static_cast<std::uint32_t>(std::min(sense.size(), sense_room));
     response.residual =
         static_cast<std::uint32_t>(std::max(work->in_size, work->out_size) - work->used);
     response.status = sensed ? scsi::CHECK_CONDITION : scsi::GOOD;
@@ -400,7 +403,9 @@ base::Result<void> Scsi::load(const base::StateReader& reader, std::string_view 
     if (!good) return base::io_error("Saved state of '" + std::string{section} + "' is impossible");
     config_.sense_size = state.sense_size;
     config_.cdb_size = state.cdb_size;
-    for (std::size_t i = 0; i < targets_.size(); ++i) targets_[i].attention = state.attention[i] != 0;
+    for (std::size_t i = 0; i < targets_.size(); ++i) {
+        targets_[i].attention = state.attention[i] != 0;
+    }
     return {};
 }
 
