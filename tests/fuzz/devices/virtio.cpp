@@ -14,6 +14,7 @@
 #include "devices/virtio/console/console.h"
 #include "devices/virtio/net/net.h"
 #include "devices/virtio/pmem/pmem.h"
+#include "devices/virtio/queue/descriptor.h"
 #include "devices/virtio/rng/rng.h"
 #include "devices/virtio/scsi/scsi.h"
 #include "devices/virtio/transport/mmio.h"
@@ -266,8 +267,8 @@ void send_command(Input& input, World& world)
     constexpr std::uint64_t behind = sizeof(virtio::ScsiRequest);
     require(world.memory->write_value(base::Gpa{out_at}, virtio::ScsiRequest{lun, 1, 0, 0, 0}) &&
             world.memory->write_value(base::Gpa{out_at + behind}, cdb));
-    offer(world, 2, static_cast<std::uint32_t>(behind) + 32 + 512 * (sizes >> 1 & 7),
-          108 + 512 * (sizes >> 4 & 7));
+    offer(world, 2, static_cast<std::uint32_t>(behind) + 32 + 512u * (sizes >> 1 & 7u),
+          108u + 512u * (sizes >> 4 & 7u));
 }
 
 template <typename Transport>
@@ -340,10 +341,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     } else {
         virtio::PciTransport transport{world.frontend(device),
                                        {world.interrupts, world.line, 0, true}};
-        drive(input, world, transport, device,
-              {{transport.window(4).device, 0x4000},
-               {transport.window(0).device, 256},
-               {transport.window(1).device, 4096}});
+        std::vector<std::pair<bus::BusDevice*, std::uint64_t>> ranges{
+            {transport.window(4).device, 0x4000}, {transport.window(1).device, 4096}};
+        // Newer types have no legacy interface.
+        if (transport.window(0).device != nullptr) {
+            ranges.emplace_back(transport.window(0).device, 256);
+        }
+        drive(input, world, transport, device, ranges);
     }
     return 0;
 }
