@@ -49,12 +49,16 @@ base::Result<std::unique_ptr<GuestMemory>> GuestMemory::create(std::uint64_t ram
         return base::usage_error("Guest memory must be a positive multiple of 4 KiB");
     }
     std::unique_ptr<GuestMemory> memory{new GuestMemory};
-    memory->fd_ = base::Fd{::memfd_create("doppel-ram", MFD_CLOEXEC)};
+    memory->fd_ = base::Fd{::memfd_create("doppel-ram", MFD_CLOEXEC | MFD_ALLOW_SEALING)};
     if (!memory->fd_.valid()) {
         return base::errno_error(base::ErrorKind::host, "Cannot create a memfd", errno);
     }
     if (::ftruncate(memory->fd_.get(), static_cast<off_t>(ram_size)) != 0) {
         return base::errno_error(base::ErrorKind::host, "Cannot size guest memory", errno);
+    }
+    // Other processes get the descriptor: made shorter by one of them, it would be a SIGBUS here.
+    if (::fcntl(memory->fd_.get(), F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+        return base::errno_error(base::ErrorKind::host, "Cannot seal guest memory", errno);
     }
     TRY(memory->map(nullptr, memory->lay_out(ram_size, std::move(files))));
     return memory;
