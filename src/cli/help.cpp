@@ -66,6 +66,9 @@ Usage: doppel run --kernel FILE [OPTIONS]
                               unsafe       flushes do nothing
                         serial=TEXT  queues=N  snapshot=NAME  io=uring|threads
                         bps=SIZE  iops=N  bps_burst=SIZE  iops_burst=N
+  --disk vhost-user:SOCKET[,queues=N]
+                      A virtio disk of another process, such as
+                      qemu-storage-daemon
   --scsi-disk FILE[,KEY=VALUE...]
                       A disk at a virtio SCSI host; several: sda, sdb, ... Keys
                       as for --disk, but queues
@@ -79,8 +82,16 @@ Usage: doppel run --kernel FILE [OPTIONS]
                         tap          a tap device of the host: name=TAP queues=N
                         stream:PATH  frames over a Unix socket, to another
                                      machine or passt: server=on  reconnect=SECS
+                        vhost-user:PATH  a switch in another process; mac= and
+                                     mtu= only
                       Keys of all: mac=ADDR mtu=N pcap=FILE
                         bps=SIZE  pps=N  bps_burst=SIZE  pps_burst=N
+  --share DIR,tag=NAME[,KEY=VALUE...]
+                      A folder of the host, over virtiofsd; the guest says
+                      mount -t virtiofs NAME /mnt; several. Keys:
+                        readonly  cache=auto|none|always
+  --fs vhost-user:SOCKET,tag=NAME
+                      The same, of a virtiofsd that is running
   --rng on|off        Virtio entropy from the host (default: on)
   --balloon SIZE      Virtio balloon: the guest gives up SIZE at its start (0 is
                       possible) and returns memory that is free. Keys:

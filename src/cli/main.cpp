@@ -3,6 +3,7 @@
 #include <exception>
 #include <string>
 
+#include "base/log.h"
 #include "cli/command.h"
 #include "cli/image_commands.h"
 
@@ -55,6 +56,7 @@ int main(int argc, char** argv)
 {
     using namespace doppel;
     cli::secure_standard_descriptors();
+    base::set_up_logging("warn");
     // A reader that went away is an error of the write, not the end of the process.
     static_cast<void>(std::signal(SIGPIPE, SIG_IGN));
     try {

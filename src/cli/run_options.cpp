@@ -17,7 +17,7 @@ struct Typed {
     bool help = false, no_reboot = false;
     std::optional<std::string> engine, switch_at, memory, cpus, kernel, initrd, cmdline, console,
         debug_exit, rng, balloon, virtio_console, vsock;
-    std::vector<std::string> disks, scsi_disks, nets, ports, pmems;
+    std::vector<std::string> disks, scsi_disks, nets, ports, pmems, shares, file_systems;
     std::string stats, lock_step;
 };
 
@@ -40,6 +40,8 @@ constexpr std::array option_names{
     OptionName{"--disk", "FILE", nullptr, &Typed::disks},
     OptionName{"--scsi-disk", "FILE", nullptr, &Typed::scsi_disks},
     OptionName{"--net", "NETWORK", nullptr, &Typed::nets},
+    OptionName{"--share", "DIR", nullptr, &Typed::shares},
+    OptionName{"--fs", "vhost-user:SOCKET", nullptr, &Typed::file_systems},
     OptionName{"--rng", "on|off", &Typed::rng},
     OptionName{"--balloon", "SIZE", &Typed::balloon},
     OptionName{"--virtio-console", "WHERE", &Typed::virtio_console},
@@ -151,6 +153,12 @@ base::Result<vm::VmConfig> check(const Typed& typed)
     for (const std::string& disk : typed.disks) config.disks.push_back(TRY(vm::parse_disk(disk)));
     for (const std::string& disk : typed.scsi_disks) {
         config.scsi_disks.push_back(TRY(vm::parse_scsi_disk(disk)));
+    }
+    for (const std::string& share : typed.shares) {
+        config.file_systems.push_back(TRY(vm::parse_share(share)));
+    }
+    for (const std::string& fs : typed.file_systems) {
+        config.file_systems.push_back(TRY(vm::parse_fs(fs)));
     }
     for (const std::string& port : typed.ports) config.ports.push_back(TRY(vm::parse_port(port)));
     if (typed.virtio_console) TRY(vm::parse_virtio_console(*typed.virtio_console, config));

@@ -12,6 +12,7 @@
 #include "devices/virtio/scsi/scsi.h"
 #include "devices/virtio/vsock/vsock.h"
 #include "machine/memory_map.h"
+#include "vm/vhost_user_devices.h"
 
 namespace doppel::vm {
 
@@ -23,7 +24,8 @@ using DevicePointer = std::unique_ptr<virtio::Device>;
 // Slots of the root bus; 0 is the host bridge.
 constexpr unsigned rng_slot = 1, balloon_slot = 2, console_slot = 3, vsock_slot = 4,
                    scsi_slot = 5, first_pmem_slot = 6, first_disk_slot = 8,
-                   first_net_slot = first_disk_slot + most_disks;
+                   first_net_slot = first_disk_slot + most_disks,
+                   first_fs_slot = first_net_slot + most_nets;
 
 machine::VirtioSpec& add(std::vector<machine::VirtioSpec>& specs, std::string name, unsigned slot,
                          const VirtioOptions& options)
@@ -158,13 +160,30 @@ std::vector<machine::VirtioSpec> virtio_specs(const VmConfig& config,
     }
     for (unsigned i = 0; i < config.disks.size(); ++i) {
         const DiskSpec& disk = config.disks[i];
-        add(specs, fmt::format("disk{}", i), first_disk_slot + i, disk.virtio).make =
-            [options = disk.disk](base::EventLoop& loop) { return make_disk(options, loop); };
+        auto& spec = add(specs, fmt::format("disk{}", i), first_disk_slot + i, disk.virtio);
+        if (disk.vhost_user) {
+            spec.make = vhost_user_disk(*disk.vhost_user);
+            continue;
+        }
+        spec.make = [options = disk.disk](base::EventLoop& loop) {
+            return make_disk(options, loop);
+        };
     }
     for (unsigned i = 0; i < config.nets.size(); ++i) {
         const NetSpec& net = config.nets[i];
-        add(specs, fmt::format("net{}", i), first_net_slot + i, net.virtio).make =
-            [options = net.net, i](base::EventLoop& loop) { return make_net(options, i, loop); };
+        auto& spec = add(specs, fmt::format("net{}", i), first_net_slot + i, net.virtio);
+        if (std::holds_alternative<backends::VhostUserLink>(net.net.link)) {
+            spec.make = vhost_user_net(net.net, i);
+            continue;
+        }
+        spec.make = [options = net.net, i](base::EventLoop& loop) {
+            return make_net(options, i, loop);
+        };
+    }
+    for (unsigned i = 0; i < config.file_systems.size(); ++i) {
+        const FsSpec& fs = config.file_systems[i];
+        add(specs, fmt::format("fs{}", i), first_fs_slot + i, fs.virtio).make =
+            vhost_user_fs(fs);
     }
     return specs;
 }

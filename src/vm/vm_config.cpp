@@ -237,7 +237,10 @@ base::Result<DiskSpec> parse_disk(std::string_view text)
 {
     const auto parse = [](std::string rest) -> base::Result<DiskSpec> {
         const VirtioOptions virtio = TRY(take_virtio_options(rest));
-        return DiskSpec{TRY(backends::parse_disk_options(rest)), virtio};
+        if (is_vhost_user(rest)) {
+            return DiskSpec{{}, TRY(parse_vhost_user_disk(rest)), virtio};
+        }
+        return DiskSpec{TRY(backends::parse_disk_options(rest)), {}, virtio};
     };
     auto spec = parse(std::string{text});
     if (!spec) return spec.error().with_context(fmt::format("--disk {}", text));
@@ -248,7 +251,7 @@ base::Result<DiskSpec> parse_scsi_disk(std::string_view text)
 {
     const auto parse = [](std::string rest) -> base::Result<DiskSpec> {
         const VirtioOptions virtio = TRY(take_virtio_options(rest));
-        DiskSpec spec{TRY(backends::parse_disk_options(rest)), virtio};
+        DiskSpec spec{TRY(backends::parse_disk_options(rest)), {}, virtio};
         if (spec.disk.queues != 1) return base::usage_error("queues is for --disk; leave it out");
         return spec;
     };
@@ -460,6 +463,10 @@ base::Result<void> validate(const VmConfig& config, std::uint64_t host_memory)
     if (config.nets.size() > most_nets) {
         return base::usage_error(fmt::format("--net: {} network cards are given; there is room "
                                              "for {}", config.nets.size(), most_nets));
+    }
+    if (config.file_systems.size() > most_file_systems) {
+        return base::usage_error(fmt::format("--share, --fs: {} file systems; there are slots for "
+                                             "{}", config.file_systems.size(), most_file_systems));
     }
     if (config.disks.size() > most_disks) {
         return base::usage_error(fmt::format("--disk: {} disks are given; there is room for {}",

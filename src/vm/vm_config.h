@@ -12,6 +12,7 @@
 #include "backends/net/net_options.h"
 #include "base/result.h"
 #include "engine/engine.h"
+#include "vm/vhost_user_options.h"
 #include "vm/virtio_options.h"
 
 namespace doppel::vm {
@@ -25,9 +26,10 @@ struct ConsoleSpec {
     bool operator==(const ConsoleSpec&) const = default;
 };
 
-// --disk FILE[,key=value...]: virtio-block.
+// --disk FILE[,key=value...]: virtio-block. Or --disk vhost-user:SOCKET[,queues=N].
 struct DiskSpec {
     backends::DiskOptions disk;
+    std::optional<VhostUserDisk> vhost_user;  // instead
     VirtioOptions virtio;
 };
 inline constexpr unsigned most_disks = 16;
@@ -36,12 +38,12 @@ inline constexpr unsigned most_disks = 16;
 // host: the first disk's, or what all have in common.
 inline constexpr unsigned most_scsi_disks = 16;
 
-// --net user|tap|stream:PATH[,key=value...]: virtio-net.
+// --net user|tap|stream:PATH|vhost-user:PATH[,key=value...]: virtio-net.
 struct NetSpec {
     backends::NetOptions net;
     VirtioOptions virtio;
 };
-inline constexpr unsigned most_nets = 8;
+inline constexpr unsigned most_nets = 6;
 
 // --rng on|off[,key=value...]: virtio-entropy.
 struct RngSpec {
@@ -105,6 +107,7 @@ struct VmConfig {
     std::vector<DiskSpec> disks;  // of one transport, in this order: vda, vdb, ...
     std::vector<DiskSpec> scsi_disks;  // in this order: targets 0, 1, ...
     std::vector<NetSpec> nets;    // of one transport, in this order: eth0, eth1, ...
+    std::vector<FsSpec> file_systems;
     RngSpec rng;
     std::optional<BalloonSpec> balloon;
     std::optional<VsockSpec> vsock;

@@ -226,6 +226,8 @@ Taken set_common(NetOptions& options, std::string_view key, std::string_view val
     return true;
 }
 
+Taken set(VhostUserLink&, std::string_view, std::string_view) { return false; }
+
 constexpr std::string_view common_keys = "mac, mtu, bps, bps_burst, pps, pps_burst and pcap";
 
 std::string_view keys_of(const NetOptions& options)
@@ -233,13 +235,14 @@ std::string_view keys_of(const NetOptions& options)
     switch (options.link.index()) {
     case 0: return "hostfwd, net, dns, hostname, restrict, loopback, ipv6, ";
     case 1: return "name, queues, ";
+    case 3: return "";
     default: return "server, reconnect, ";
     }
 }
 
 Done start(NetOptions& options, const std::string& kind)
 {
-    constexpr std::string_view stream = "stream:";
+    constexpr std::string_view stream = "stream:", vhost_user = "vhost-user:";
     if (kind == "user") {
         UserOptions& user = options.link.emplace<UserOptions>();
         user.network.s_addr = htonl(0x0a000200);
@@ -248,8 +251,11 @@ Done start(NetOptions& options, const std::string& kind)
         options.link.emplace<TapOptions>();
     } else if (kind.starts_with(stream) && kind.size() > stream.size()) {
         options.link.emplace<StreamOptions>().path = kind.substr(stream.size());
+    } else if (kind.starts_with(vhost_user) && kind.size() > vhost_user.size()) {
+        options.link.emplace<VhostUserLink>().path = kind.substr(vhost_user.size());
     } else {
-        return base::usage_error("'" + kind + "' is no network; use user, tap or stream:PATH");
+        return base::usage_error("'" + kind + "' is no network; use user, tap, stream:PATH or "
+                                              "vhost-user:PATH");
     }
     return {};
 }
@@ -281,6 +287,11 @@ Done check(const NetOptions& options)
         if (user->ipv6 && options.mtu.value_or(1500) < 1280) {
             return base::usage_error("mtu= below 1280 is too little for IPv6; add ipv6=off");
         }
+    }
+    if (std::holds_alternative<VhostUserLink>(options.link) &&
+        (options.rates.any() || !options.pcap.empty())) {
+        return base::usage_error("pcap= and limits are for networks whose frames come by here; "
+                                 "leave them out, or use stream:PATH");
     }
     const auto* stream = std::get_if<StreamOptions>(&options.link);
     if (stream != nullptr && stream->server && stream->reconnect_seconds) {
@@ -320,6 +331,9 @@ MacAddress default_mac(const NetOptions& options, unsigned number)
     if (const auto* tap = std::get_if<TapOptions>(&options.link)) identity += "/" + tap->name;
     if (const auto* stream = std::get_if<StreamOptions>(&options.link)) {
         identity += (stream->server ? "/server/" : "/client/") + stream->path;
+    }
+    if (const auto* other = std::get_if<VhostUserLink>(&options.link)) {
+        identity += "/" + other->path;
     }
     std::uint64_t hash = 0xcbf29ce484222325;  // FNV-1a
     for (const char c : identity) hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3;

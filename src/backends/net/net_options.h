@@ -1,4 +1,4 @@
-// What --net says: user|tap|stream:PATH[,key=value]... A comma in a value is written twice.
+// What --net says: user|tap|stream:PATH|vhost-user:PATH[,key=value]... A comma in a value is written twice.
 #pragma once
 
 #include <array>
@@ -19,8 +19,13 @@ namespace doppel::backends {
 
 using MacAddress = std::array<std::uint8_t, 6>;
 
+// Frames go between the guest's rings and another process, not through a NetBackend.
+struct VhostUserLink {
+    std::string path;  // of its socket
+};
+
 struct NetOptions {
-    std::variant<UserOptions, TapOptions, StreamOptions> link;
+    std::variant<UserOptions, TapOptions, StreamOptions, VhostUserLink> link;
     std::optional<MacAddress> mac;
     std::optional<std::uint16_t> mtu;  // 68 to 65520
     NetRates rates;
@@ -36,7 +41,7 @@ base::Result<NetOptions> parse_net_options(std::string_view text);
 // number, and others for others, so that two machines on one link differ.
 [[nodiscard]] MacAddress default_mac(const NetOptions& options, unsigned number);
 
-// Rate limit and pcap in front of it, as the options say. Errors name the option and the fix.
+// Not for a VhostUserLink. Rate limit and pcap in front of it, as the options say. Errors name the option and the fix.
 base::Result<std::unique_ptr<NetBackend>> open_net(const NetOptions& options,
                                                    base::EventLoop& loop);
 
