@@ -25,7 +25,7 @@ $(GUESTS)/linux/busybox: $(DOWNLOADS)/busybox-static.deb
 # Drivers that are modules of that kernel, in the order they need each other.
 LINUX_MODULES := $(addprefix $(GUESTS)/linux/modules/,$(addsuffix .ko,virtio_ring virtio \
     virtio_pci_modern_dev virtio_pci_legacy_dev virtio_pci virtio_mmio virtio-rng virtio_blk \
-    virtio_console virtio_balloon failover net_failover virtio_net))
+    virtio_console virtio_balloon failover net_failover virtio_net fuse virtiofs))
 
 # What only some machines have; in an initramfs of their own, for each costs time at every start.
 MORE_MODULES := $(addprefix $(GUESTS)/linux/modules/,$(addsuffix .ko,vsock \

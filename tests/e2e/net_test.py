@@ -352,7 +352,7 @@ class Usage(TestCase):
         self.assertIn(wanted, result.stderr)
 
     def test_errors(self):
-        self.check("bridge", "user, tap or stream:PATH")
+        self.check("bridge", "user, tap, stream:PATH or vhost-user:PATH")
         self.check("user,hostfwd=2222:22", "tcp:127.0.0.1:2222-:22")
         self.check(f"stream:{self.path('nobody')}", "start the other end first")
         self.check(f"user,pcap={self.path('no/folder')}", "No such file")
