@@ -57,14 +57,17 @@ TEST(NetOptions, TapStreamRatesAndCommas)
     EXPECT_EQ(std::get<StreamOptions>(stream.link).path, "/run/a,b");
     EXPECT_TRUE(std::get<StreamOptions>(stream.link).server);
     EXPECT_EQ(stream.pcap, "x,y");
+    const auto other = parsed("vhost-user:/run/a,,b,mtu=9000");
+    EXPECT_EQ(std::get<VhostUserLink>(other.link).path, "/run/a,b");
+    EXPECT_NE(default_mac(other, 0), default_mac(parsed("vhost-user:/run/c"), 0));
 }
 
 TEST(NetOptions, ErrorsSayWhatIsWrong)
 {
     const std::pair<const char*, const char*> cases[] = {
-        {"", "user, tap or stream:PATH"},
-        {"bridge", "user, tap or stream:PATH"},
-        {"stream:", "user, tap or stream:PATH"},
+        {"", "user, tap, stream:PATH or vhost-user:PATH"},
+        {"bridge", "user, tap, stream:PATH or vhost-user:PATH"},
+        {"stream:", "user, tap, stream:PATH or vhost-user:PATH"},
         {"user,name=tap0", "the keys are hostfwd"},
         {"tap,hostfwd=tcp::1-:1", "the keys are name"},
         {"user,mac=53:54:00:12:34:56", "no group's"},
@@ -96,6 +99,10 @@ TEST(NetOptions, ErrorsSayWhatIsWrong)
         {"tap,queues=17", "1 to 16"},
         {"stream:/x,server,reconnect=1", "leave it out"},
         {"stream:/x,reconnect=-1", "seconds"},
+        {"vhost-user:", "user, tap, stream:PATH or vhost-user:PATH"},
+        {"vhost-user:/x,pcap=y", "come by here"},
+        {"vhost-user:/x,bps=1M", "come by here"},
+        {"vhost-user:/x,queues=2", "the keys are mac"},
     };
     for (const auto& [text, wanted] : cases) {
         EXPECT_NE(error_of(text).find(wanted), std::string::npos)
