@@ -2,13 +2,17 @@
 
 The environment says where: DOPPEL (the binary), GUESTS (build/guests), ENGINE (for the
 tests that run on several)."""
+import json
 import os
 import pty
+import re
 import select
+import socket
 import subprocess
 import sys
 import tempfile
 import termios
+import threading
 import time
 import unittest
 
@@ -51,6 +55,32 @@ def run(*arguments, seconds=BARE_SECONDS, **options):
 def run_bare(name, *arguments, **options):
     return run("run", "--engine", ENGINE, "--kernel", bare(name), "--debug-exit", "0xf4",
                *arguments, **options)
+
+
+def receive_all(connection):
+    data = bytearray()
+    while part := connection.recv(1 << 20):
+        data += part
+    return bytes(data)
+
+
+def serve_both_ways(server, data):
+    """The first who connects gets the data. A thread, and a list with what the second one sent
+    when the thread has ended."""
+    server.settimeout(LINUX_SECONDS)
+    got = []
+
+    def serve():
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(data)
+            connection.shutdown(socket.SHUT_WR)
+        connection, _ = server.accept()
+        with connection:
+            got.append(receive_all(connection))
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    return thread, got
 
 
 class Terminal:
@@ -127,6 +157,22 @@ class TestCase(unittest.TestCase):
         terminal = Terminal(*arguments, **options)
         self.addCleanup(terminal.close)
         return terminal
+
+    def linux(self, commands, *arguments, initrd=INITRAMFS, cmdline=""):
+        """What the guest printed from its init on, and the counters."""
+        result = run("run", "--engine", ENGINE, "--kernel", KERNEL, "--initrd", initrd,
+                     "--cmdline", f'console=ttyS0 {cmdline} doppel.run="{commands}"',
+                     "--stats=json", *arguments, seconds=LINUX_SECONDS)
+        self.assertEqual(result.returncode, 0, result.stderr[-2000:])
+        stats = json.loads(re.search(r"\{\"engine.*\}", result.stderr).group())
+        return result.stdout.partition("init is running")[2], stats["counters"]
+
+    def assert_refused(self, option, values):
+        for value in values:
+            result = run("run", "--engine", ENGINE, "--kernel", KERNEL, f"{option}={value}")
+            self.assertEqual(result.returncode, 2, value)
+            self.assert_one_line(result.stderr)
+            self.assertIn(option, result.stderr)
 
     def assert_one_line(self, text):
         """An error for a person: one line, ended, with a name in front."""

@@ -10,7 +10,8 @@ import sys
 import threading
 import time
 
-from harness import (DOPPEL, ENGINE, INITRAMFS, KERNEL, LINUX_SECONDS, TestCase, main, run)
+from harness import (DOPPEL, ENGINE, INITRAMFS, KERNEL, LINUX_SECONDS, TestCase, main,
+                     receive_all, run, serve_both_ways)
 
 UP = "udhcpc -i eth0 -q -n >/dev/null 2>&1"
 INSIDE = "DOPPEL_NET_TEST_INSIDE"  # set in the namespaces that a test has made
@@ -36,13 +37,6 @@ def listener(kind=socket.SOCK_STREAM):
     if kind == socket.SOCK_STREAM:
         server.listen()
     return server, server.getsockname()[1]
-
-
-def receive_all(connection):
-    data = bytearray()
-    while part := connection.recv(1 << 20):
-        data += part
-    return bytes(data)
 
 
 class User(TestCase):
@@ -318,19 +312,7 @@ class Inside(TestCase):
         data = os.urandom(2 << 20)
         server = socket.create_server(("192.168.7.1", 0))
         self.addCleanup(server.close)
-        server.settimeout(LINUX_SECONDS)
-        got = []
-
-        def serve():
-            connection, _ = server.accept()
-            with connection:
-                connection.sendall(data)
-                connection.shutdown(socket.SHUT_WR)
-            connection, _ = server.accept()
-            with connection:
-                got.append(receive_all(connection))
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
+        thread, got = serve_both_ways(server, data)
         port = server.getsockname()[1]
         output = boot("ip addr add 192.168.7.2/24 dev eth0; ip link set eth0 up; "
                       f"ping -c 1 192.168.7.1; nc 192.168.7.1 {port} </dev/null >/tmp/data; "

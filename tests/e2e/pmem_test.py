@@ -1,15 +1,12 @@
 """Files as memory of the guest: /dev/pmem0 and /dev/pmem1, and programs that run from there."""
 import hashlib
-import json
 import os
 import re
 import shutil
 import subprocess
 import unittest
 
-from harness import ENGINE, KERNEL, LINUX_SECONDS, MORE_INITRAMFS, TestCase, main, run
-
-LINUX = ("run", "--engine", ENGINE, "--kernel", KERNEL, "--initrd", MORE_INITRAMFS)
+from harness import MORE_INITRAMFS, TestCase, main
 
 
 def digest(path):
@@ -18,13 +15,8 @@ def digest(path):
 
 
 class Pmem(TestCase):
-    def linux(self, commands, *arguments):
-        """What the guest printed from its init on, and the counters."""
-        result = run(*LINUX, "--cmdline", f'console=ttyS0 doppel.run="{commands}"',
-                     "--stats=json", *arguments, seconds=LINUX_SECONDS)
-        self.assertEqual(result.returncode, 0, result.stderr[-2000:])
-        stats = json.loads(re.search(r"\{\"engine.*\}", result.stderr).group())
-        return result.stdout.partition("init is running")[2], stats["counters"]
+    def linux(self, commands, *arguments, **options):
+        return super().linux(commands, *arguments, initrd=MORE_INITRAMFS, **options)
 
     def test_reads_writes_and_flushes(self):
         first, second = self.path("first", os.urandom(6 << 20)), self.path("second")
@@ -71,12 +63,8 @@ class Pmem(TestCase):
 
     def test_unusable_options(self):
         odd = self.path("odd", b"x" * 4096)
-        for value in ["", "/nowhere/at/all", odd, odd + ",size=2M", odd + ",size=x",
-                      odd + ",colour=red", self.folder.name, self.path("new") + ",size=3M"]:
-            result = run(*LINUX, "--pmem=" + value)
-            self.assertEqual(result.returncode, 2, value)
-            self.assert_one_line(result.stderr)
-            self.assertIn("--pmem", result.stderr)
+        self.assert_refused("--pmem", ["", "/nowhere/at/all", odd, odd + ",size=2M", odd + ",size=x",
+                      odd + ",colour=red", self.folder.name, self.path("new") + ",size=3M"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Virtio devices under Linux: entropy, disks over each transport and ring, ports, the balloon."""
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -16,14 +15,6 @@ RINGS = "packed+event-idx+indirect"
 
 
 class Virtio(TestCase):
-    def linux(self, commands, *arguments, cmdline=""):
-        """What the guest printed from its init on, and the counters."""
-        result = run(*LINUX, "--cmdline", f'console=ttyS0 {cmdline} doppel.run="{commands}"',
-                     "--stats=json", *arguments, seconds=LINUX_SECONDS)
-        self.assertEqual(result.returncode, 0, result.stderr[-2000:])
-        stats = json.loads(re.search(r"\{\"engine.*\}", result.stderr).group())
-        return result.stdout.partition("init is running")[2], stats["counters"]
-
     def disk(self, name, size):
         content = os.urandom(size)
         return self.path(name, content), hashlib.md5(content).hexdigest()
