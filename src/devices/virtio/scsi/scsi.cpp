@@ -7,7 +7,7 @@ namespace doppel::devices::virtio {
 
 namespace {
 
-constexpr unsigned control_queue = 0, event_queue = 1, command_queue = 2;
+constexpr unsigned control_queue = 0, command_queue = 2;  // 1: events, of which there are none
 constexpr std::uint16_t queue_size = 256;
 constexpr std::uint32_t default_sense_size = 96, default_cdb_size = 32;
 // The largest that SPC-4 has.

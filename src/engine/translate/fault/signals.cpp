@@ -27,8 +27,7 @@ bool within(std::uint64_t rip, const void* begin, const void* end)
 
 bool in_code(std::uint64_t rip) { return rip - supervisor_code < supervisor_code_size; }
 
-__attribute__((optimize("no-stack-protector"))) void leave_guest(greg_t* registers,
-                                                                 std::uint32_t exit)
+__attribute__((no_stack_protector)) void leave_guest(greg_t* registers, std::uint32_t exit)
 {
     ExecContext& context = supervisor();
     context.interrupted_exit = context.exit;
@@ -38,8 +37,7 @@ __attribute__((optimize("no-stack-protector"))) void leave_guest(greg_t* registe
     registers[REG_RIP] = static_cast<greg_t>(supervisor_exit_address());
 }
 
-__attribute__((optimize("no-stack-protector"))) void on_fault(int signal, siginfo_t* info,
-                                                              void* frame)
+__attribute__((no_stack_protector)) void on_fault(int signal, siginfo_t* info, void* frame)
 {
     auto* registers = static_cast<ucontext_t*>(frame)->uc_mcontext.gregs;
     const auto rip = static_cast<std::uint64_t>(registers[REG_RIP]);

@@ -71,7 +71,6 @@ private:
     CodeCache& cache_;
     std::vector<UserProcess*> unused_;
     std::vector<std::unique_ptr<AddressSpace>> spaces_;
-    AddressSpace* last_ = nullptr;
     std::uint64_t uses_ = 0, evictions_ = 0;
 };
 
