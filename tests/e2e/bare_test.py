@@ -28,8 +28,9 @@ class Bare(TestCase):
             self.assertIn("--cpus 2: the translate engine runs 1", result.stderr)
             return
         if ENGINE == "kvm":
-            # Where KVM is software, it forgets to wake a halted vCPU now and then.
-            self.skipTest("needs KVM with hardware support")
+            # Where KVM is software, it hangs in one run of four, with a vCPU halted, and has ended
+            # by a triple fault; whether that KVM or we are to blame is not known.
+            self.skipTest("not reliable where KVM is software")
         for cpus in ["2", "4", "8"]:
             with self.subTest(cpus=cpus):
                 self.passes("smp", "--cpus", cpus, "--cmdline", f"cpus={cpus} rounds=1000")
