@@ -242,6 +242,8 @@ void BlockCache::on_write(base::Gpa start, std::uint64_t size) noexcept
     if (!affected) return;
     {
         const std::lock_guard lock{remote_mutex_};
+        // A vCPU that halts does not look: what has become too much to list is all of memory.
+        if (remote_writes_.size() == most_remote_writes) remote_writes_.assign(1, {0, memory_.end()});
         remote_writes_.push_back({ram_offset, size});
     }
     remote_pending_.store(true, std::memory_order_release);
@@ -266,6 +268,7 @@ void BlockCache::enter()
 void BlockCache::apply_messages()
 {
     const SharedCode::Messages messages = shared_->take(vcpu_);
+    if (messages.all_watched) MemoryAccess::flush(core_, false);
     for (const std::uint64_t page : messages.watched) {
         MemoryAccess::watch_page(core_, page << base::page_shift);
     }

@@ -161,6 +161,7 @@ private:
     std::uint64_t decoded_blocks_ = 0, dropped_pages_ = 0;
 
     std::mutex remote_mutex_;
+    static constexpr std::size_t most_remote_writes = 4096;
     std::vector<RemoteWrite> remote_writes_;
     std::atomic<bool> remote_pending_{false};
 

@@ -6,12 +6,12 @@
 
 namespace doppel::engine::interpret {
 
-base::Result<std::unique_ptr<SharedCode>> SharedCode::create(std::uint64_t ram_size)
+base::Result<std::unique_ptr<SharedCode>> SharedCode::create(std::uint64_t ram_end)
 {
-    const std::uint64_t bytes = (ram_size >> base::page_shift) * sizeof(std::uint64_t);
+    const std::uint64_t bytes = (ram_end >> base::page_shift) * sizeof(std::uint64_t);
     auto region = TRY(base::MappedRegion::map(bytes, PROT_READ | PROT_WRITE,
                                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE));
-    return std::unique_ptr<SharedCode>{new SharedCode{std::move(region)}};
+    return std::unique_ptr<SharedCode>{new SharedCode{std::move(region), ram_end}};
 }
 
 void SharedCode::join(unsigned vcpu, std::atomic<bool>& attention)
@@ -31,6 +31,10 @@ void SharedCode::watch(unsigned vcpu, std::uint64_t ram_offset)
         std::uint64_t ticket = 0;
         {
             const std::lock_guard lock{seat.mutex};
+            if (seat.messages.watched.size() == most_listed) {
+                seat.messages.watched.clear();
+                seat.messages.all_watched = true;
+            }
             seat.messages.watched.push_back(pending.page);
             ticket = ++seat.messages.ticket;
         }
@@ -87,7 +91,9 @@ void SharedCode::written(unsigned vcpu, std::uint64_t ram_offset, std::uint64_t 
         if ((others & bit(other)) == 0 || seat.attention == nullptr) continue;
         {
             const std::lock_guard lock{seat.mutex};
-            seat.messages.written.push_back({ram_offset, size});
+            auto& listed = seat.messages.written;
+            if (listed.size() == most_listed) listed.assign(1, {0, ram_end_});
+            listed.push_back({ram_offset, size});
         }
         seat.attention->store(true, std::memory_order_seq_cst);
     }
@@ -101,6 +107,7 @@ SharedCode::Messages SharedCode::take(unsigned vcpu)
     taken.ticket = seat.messages.ticket;
     seat.messages.watched.clear();
     seat.messages.written.clear();
+    seat.messages.all_watched = false;
     return taken;
 }
 

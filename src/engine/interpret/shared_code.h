@@ -36,14 +36,17 @@ public:
     struct Write {
         std::uint64_t ram_offset = 0, size = 0;
     };
-    // What others had to say to one vCPU.
+    // What others had to say to one vCPU. One that halts does not read: what has become too much
+    // to list is all of memory.
+    static constexpr std::size_t most_listed = 4096;
     struct Messages {
         std::vector<std::uint64_t> watched;  // pages: ram_offset >> page_shift
+        bool all_watched = false;
         std::vector<Write> written;
         std::uint64_t ticket = 0;            // for settle()
     };
 
-    static base::Result<std::unique_ptr<SharedCode>> create(std::uint64_t ram_size);
+    static base::Result<std::unique_ptr<SharedCode>> create(std::uint64_t ram_end);
 
     // attention: set when there are messages.
     void join(unsigned vcpu, std::atomic<bool>& attention);
@@ -91,7 +94,10 @@ private:
         std::vector<Pending> pending;  // its own watches that somebody has not answered yet
     };
 
-    explicit SharedCode(base::MappedRegion region) : region_(std::move(region)) {}
+    SharedCode(base::MappedRegion region, std::uint64_t ram_end)
+        : region_(std::move(region)), ram_end_(ram_end)
+    {
+    }
     static std::uint64_t bit(unsigned vcpu) { return std::uint64_t{1} << vcpu; }
     [[nodiscard]] std::atomic<std::uint64_t>& page(std::uint64_t ram_offset) const
     {
@@ -100,6 +106,7 @@ private:
     }
 
     base::MappedRegion region_;  // a word a page of RAM: a bit a vCPU
+    std::uint64_t ram_end_;
     std::array<Seat, most_vcpus> seats_;
 };
 

@@ -90,6 +90,24 @@ TEST_F(SharedCodeTest, TellsOfStoresThoseWhoWatch)
     EXPECT_THAT(code_->take(1).written, IsEmpty());
 }
 
+// However long it halts while others go on.
+TEST_F(SharedCodeTest, ListsNoMoreThanItsBoundForOneThatDoesNotRead)
+{
+    code_->watch(1, page);
+    for (std::size_t i = 0; i < 3 * SharedCode::most_listed; ++i) {
+        code_->watch(0, page);
+        code_->unwatch(0, page);
+        code_->written(0, page, 4);
+    }
+    const SharedCode::Messages messages = code_->take(1);
+    EXPECT_TRUE(messages.all_watched);
+    EXPECT_LE(messages.watched.size(), SharedCode::most_listed);
+    EXPECT_LE(messages.written.size(), SharedCode::most_listed);
+    EXPECT_EQ(messages.written.at(0).ram_offset, 0u);
+    EXPECT_EQ(messages.written.at(0).size, 1u << 20);
+    EXPECT_FALSE(code_->take(1).all_watched);
+}
+
 TEST_F(SharedCodeTest, ForgetsWhoLeft)
 {
     code_->enter(2);
