@@ -231,6 +231,96 @@ rdfsbase rbx
 ;; fault GP error=0 rip=here
 here: wrgsbase rax
 
+;; case bases_in_one_block
+;; skip emulated_kvm
+;; in cr4=0x50620 gs.base=0x1000 kernel_gs_base=0x20000 rax=0x21000 rcx=0x20100 rdx=0x23000
+;; mem 0x20108 = dq 0x77
+;; out rbx=0x1000 rsi=0x20000 rdi=0x77 r8=0x20100 r9=0x21000 fs.base=0x21000 gs.base=0x23000
+;; out kernel_gs_base=0x20100
+wrfsbase rax
+rdgsbase rbx
+swapgs
+rdgsbase rsi
+wrgsbase rcx
+mov rdi, [gs:8]
+rdgsbase r8
+swapgs
+wrgsbase rdx
+rdfsbase r9
+
+;; case wrfsbase_upper_half
+;; skip emulated_kvm
+;; in cr4=0x50620 rax=0xffff900000000000
+;; out fs.base=0xffff900000000000 rbx=0xffff900000000000
+wrfsbase rax
+rdfsbase rbx
+
+;; case wrfsbase_non_canonical
+;; skip emulated_kvm
+;; in cr4=0x50620 rcx=0x8000000000000000 rbx=1
+;; out rbx=1 rcx=0x8000000000000000
+;; fault GP error=0 rip=here
+here: wrfsbase rcx
+
+;; case wrgsbase_upper_half
+;; skip emulated_kvm
+;; in cr4=0x50620 rcx=0xffff900000000000
+;; out gs.base=0xffff900000000000 rax=0xffff900000000000
+wrgsbase rcx
+rdgsbase rax
+
+;; case wrgsbase_not_foldable
+;; skip emulated_kvm
+;; in cr4=0x50620 rcx=0x700000000000
+;; out gs.base=0x700000000000 rax=0x700000000000
+wrgsbase rcx
+rdgsbase rax
+
+;; case fsgsbase_cleared_again
+;; skip emulated_kvm
+;; in cr4=0x50620
+;; fault UD rip=here
+mov rdx, cr4
+xor r8d, r8d
+again:
+test r8d, r8d
+jnz here
+rdfsbase rbx
+inc r8d
+btr rdx, 16
+mov cr4, rdx
+jmp again
+here: rdfsbase rbx
+
+;; case wrfsbase_of_32_bits
+;; skip emulated_kvm
+;; in cr4=0x50620 rax=0x1234567800020000
+;; out fs.base=0x20000 rbx=0x20000
+wrfsbase eax
+rdfsbase rbx
+
+;; case selectors_to_registers
+;; in rax=-1 rbx=-1 rcx=-1 r9=-1 r12=-1
+;; out rax=0x10 rbx=0x10 rcx=0xffffffffffff0010 r9=0xffffffffffff0010 r12=0xfffffffffffffff8
+;; expect 0x20000 = 10 00
+mov eax, ds
+mov rbx, ss
+mov r12d, cs
+mov cx, es
+mov r9w, ds
+sub r12, rax
+mov [0x20000], bx
+
+;; case selector_follows_its_load
+;; out rax=0 rbx=0
+xor eax, eax
+mov gs, ax
+mov fs, ax
+mov eax, -1
+mov ebx, -1
+mov eax, gs
+mov rbx, fs
+
 ;; case wp_supervisor_write_to_read_only
 ;; fault PF error=3 cr2=0x23000 rip=here
 here: mov byte [0x23000], 1

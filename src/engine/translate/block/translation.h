@@ -22,6 +22,7 @@ struct Mode {
     // user: the guest's GS.base is 0. The host's then holds the address of the table of
     // targets, and an instruction with a GS prefix is the interpreter's.
     bool gs_free = false;
+    bool bases = false;  // supervisor code at high addresses: CR4.FSGSBASE
     // For lock-step: no way out leads to other translated code, neither direct jumps, which must
     // not be linked, nor the table of targets.
     bool alone = false;
@@ -29,7 +30,7 @@ struct Mode {
     [[nodiscard]] unsigned key() const
     {
         return (user ? 1u : 0u) | (alone ? 2u : 0u) | (vector ? 4u : 0u) | (privileged ? 8u : 0u) |
-               (masked ? 16u : 0u) | (gs_free ? 32u : 0u);
+               (masked ? 16u : 0u) | (gs_free ? 32u : 0u) | (bases ? 64u : 0u);
     }
 };
 

@@ -158,7 +158,15 @@ public:
         displace(none, small, displacement);
     }
 
-    // mov r32, [context + offset]; reg below 8.
+    // mov r32, [context + offset].
+    void load_dword(unsigned reg, int offset)
+    {
+        if (reg >= 8) byte(0x44);
+        byte(0x8b);
+        byte(((reg & 7) << 3) | 5);
+        context_operand(offset, 0);
+    }
+    // The same without REX; reg below 8.
     void load_low(unsigned reg, int offset)
     {
         byte(0x8b);

@@ -64,6 +64,10 @@ struct alignas(64) ExecContext {
     std::uint64_t other_fs_base;
     // 0x140: worker: CR2.
     std::uint64_t cr2;
+    // 0x148: worker: the guest's FS.base.
+    std::uint64_t guest_fs_base;
+    // 0x150: worker: selectors, in the order of x86::SegmentIndex.
+    std::uint32_t selectors[6];
 };
 
 namespace context_offset {
@@ -71,7 +75,7 @@ inline constexpr int gpr = 0x00, flags = 0x80, host_rip = 0x88, slot = 0x90, tsc
     exit = 0xd8, pending = 0xdc, tsc_offset = 0xe0, fs_base = 0xe8, gs_base = 0xf0, trap = 0xf8,
     error = 0x100, address = 0x108, engine_rsp = 0x110, engine_fs = 0x118, target = 0x120, kicked = 0x128,
     system_flags = 0x130,
-    other_fs_base = 0x138, cr2 = 0x140;
+    other_fs_base = 0x138, cr2 = 0x140, guest_fs_base = 0x148, selectors = 0x150;
 }
 static_assert(offsetof(ExecContext, flags) == context_offset::flags);
 static_assert(offsetof(ExecContext, slot) == context_offset::slot);
@@ -87,5 +91,7 @@ static_assert(offsetof(ExecContext, tsc_aux) == context_offset::tsc_aux);
 static_assert(offsetof(ExecContext, branch) == context_offset::branch);
 static_assert(offsetof(ExecContext, other_fs_base) == context_offset::other_fs_base);
 static_assert(offsetof(ExecContext, cr2) == context_offset::cr2);
+static_assert(offsetof(ExecContext, guest_fs_base) == context_offset::guest_fs_base);
+static_assert(offsetof(ExecContext, selectors) == context_offset::selectors);
 
 }  // namespace doppel::engine::translate

@@ -45,7 +45,10 @@ constexpr Special specials[] = {
     {M(LEAVE), Kind::leave},     {M(CLI), Kind::cli},         {M(STI), Kind::sti},
     {M(CLAC), Kind::clac},       {M(STAC), Kind::stac},       {M(RDTSC), Kind::rdtsc}, {M(RDTSCP), Kind::rdtscp},
     {M(SYSCALL), Kind::syscall}, {M(SYSRET), Kind::sysret},   {M(IRETQ), Kind::iret},
-    {M(SWAPGS), Kind::swapgs},   {M(LOOP), Kind::loop},       {M(LOOPE), Kind::loop},
+    {M(SWAPGS), Kind::swapgs},
+    {M(RDFSBASE), Kind::read_fs_base},   {M(RDGSBASE), Kind::read_gs_base},
+    {M(WRFSBASE), Kind::write_fs_base},  {M(WRGSBASE), Kind::write_gs_base},
+    {M(LOOP), Kind::loop},       {M(LOOPE), Kind::loop},
     {M(LOOPNE), Kind::loop},     {M(JRCXZ), Kind::loop},      {M(JMP), Kind::jump},
     {M(CALL), Kind::call},       {M(RET), Kind::ret},
 #undef M
@@ -175,6 +178,9 @@ Kind special(const ZydisDecodedInstruction& decoded, Kind kind, const Mode& mode
         return mode.user ? Kind::interpret : kind;
     case Kind::stac:
         return mode.user ? Kind::interpret : kind;
+    case Kind::read_fs_base: case Kind::read_gs_base:
+    case Kind::write_fs_base: case Kind::write_gs_base:
+        return mode.bases && decoded.raw.rex.W != 0 && host_has_bmi2() ? kind : Kind::interpret;
     case Kind::clac:  // translated supervisor code runs with AC clear
         return mode.user || !cpuid.has(7, 0, 'b', 20) ? Kind::interpret : Kind::nothing;
     case Kind::serialize:  // whatever guest code was changed is translated anew already
@@ -218,6 +224,13 @@ bool reads_cr2(const ZydisDecodedInstruction& decoded, const ZydisDecodedOperand
            (decoded.attributes & ZYDIS_ATTRIB_HAS_LOCK) == 0;
 }
 
+bool reads_selector(const ZydisDecodedInstruction& decoded)
+{
+    return decoded.mnemonic == ZYDIS_MNEMONIC_MOV && decoded.opcode == 0x8c &&
+           decoded.opcode_map == ZYDIS_OPCODE_MAP_DEFAULT && decoded.raw.modrm.mod == 3 &&
+           (decoded.attributes & ZYDIS_ATTRIB_HAS_LOCK) == 0;
+}
+
 Kind classify_for(const ZydisDecodedInstruction& decoded, const ZydisDecodedOperand* operands,
                   const Mode& mode, const x86::CpuidPolicy& cpuid)
 {
@@ -230,6 +243,7 @@ Kind classify_for(const ZydisDecodedInstruction& decoded, const ZydisDecodedOper
     if (address_size) return Kind::interpret;
     if (entry.table == Table::integer) {
         if (!mode.user && reads_cr2(decoded, operands)) return Kind::read_cr2;
+        if (!mode.user && reads_selector(decoded)) return Kind::read_selector;
         return decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_LEGACY &&
                        only_general_registers(decoded, operands)
                    ? Kind::plain

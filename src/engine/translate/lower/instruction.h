@@ -25,6 +25,11 @@ enum class Kind : std::uint8_t {
     sti,
     clac,
     read_cr2,
+    read_selector,
+    read_fs_base,
+    read_gs_base,
+    write_fs_base,
+    write_gs_base,
     swapgs,
     rdtsc, rdtscp, serialize,
     // These end a block.

@@ -72,6 +72,7 @@ private:
     [[nodiscard]] std::uint64_t rip_of(const Instruction& instruction) const;
     [[nodiscard]] std::uint64_t rip_behind(const Instruction& instruction) const;
     void check_pending(std::uint64_t target);
+    void interpret_unless_rcx_is_zero(std::uint64_t target, bool rax_too);
     void end_unread(const Instruction& instruction);
     void restore_unread();
 
@@ -124,6 +125,9 @@ private:
     bool push_flags(const Instruction& instruction);
     void read_tsc();
     void swap_gs(const Instruction& instruction);
+    bool read_selector(const Instruction& instruction);
+    bool read_gs_base(const Instruction& instruction);
+    bool write_base(const Instruction& instruction);
 
     const Source& source_;
     Code& code_;

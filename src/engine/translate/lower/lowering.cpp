@@ -127,6 +127,13 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
         if (instruction.modrm_rm() == rsp) return Outcome::failed;
         code_.load(instruction.modrm_rm(), context_offset::cr2);
         return Outcome::lowered;
+    case Kind::read_selector: return lowered(read_selector(instruction));
+    case Kind::read_fs_base:
+        if (instruction.modrm_rm() == rsp) return Outcome::failed;
+        code_.load(instruction.modrm_rm(), context_offset::guest_fs_base);
+        return Outcome::lowered;
+    case Kind::read_gs_base: return lowered(read_gs_base(instruction));
+    case Kind::write_fs_base: case Kind::write_gs_base: return lowered(write_base(instruction));
     case Kind::swapgs: swap_gs(instruction); return Outcome::lowered;
     case Kind::rdtsc: read_tsc(); return Outcome::lowered;
     case Kind::rdtscp:

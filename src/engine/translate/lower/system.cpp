@@ -1,5 +1,6 @@
 // Privileged and processor-state instructions that need no exit.
 #include "engine/translate/lower/lower.h"
+#include "x86/registers.h"
 
 namespace doppel::engine::translate {
 
@@ -76,6 +77,81 @@ void Lowering::swap_gs(const Instruction& instruction)
     displaced(rcx_from, rcx, Displaced::Where::slot, 1);
 }
 
+bool Lowering::read_selector(const Instruction& instruction)
+{
+    if (instruction.modrm_rm() == rsp) return false;
+    const int index = static_cast<int>(instruction.modrm_reg() & 7);
+    if (index > x86::GS) return false;
+    if (instruction.operand_width == 16) code_.byte(0x66);  // the rest of it stays
+    code_.load_dword(instruction.modrm_rm(), context_offset::selectors + 4 * index);
+    return true;
+}
+
+// The host's FS.base is the guest's GS.base, folded.
+bool Lowering::read_gs_base(const Instruction& instruction)
+{
+    const unsigned to = instruction.modrm_rm();
+    if (to == rsp) return false;
+    Borrowed borrowed = borrow(1u << to, 0);
+    code_.load_immediate(borrowed.reg, 0 - fold);
+    borrowed_changes(borrowed);
+    code_.load(to, context_offset::fs_base);
+    code_.add_addresses(to, to, borrowed.reg);
+    give_back(borrowed);
+    return true;
+}
+
+// WRFSBASE of a lower-half address, and WRGSBASE of one that the host can take; all others are the
+// interpreter's.
+bool Lowering::write_base(const Instruction& instruction)
+{
+    constexpr std::uint8_t shrx_rcx_rax_rcx[] = {0xc4, 0xe2, 0xf3, 0xf7, 0xc8};
+    constexpr std::uint8_t wrfsbase_rax[] = {0xf3, 0x48, 0x0f, 0xae, 0xd0};
+    constexpr unsigned lower_half_bits = 47;
+    const unsigned from = instruction.modrm_rm();
+    if (from == rsp) return false;
+    const bool gs = instruction.kind == Kind::write_gs_base;
+    code_.save(rax, Code::slot(0));
+    code_.save(rcx, Code::slot(1));
+    const std::uint32_t changed_from = code_.size();
+    if (from != rax) code_.move(rax, from);
+    if (gs) {
+        code_.load_immediate(rcx, fold);
+        code_.add_addresses(rax, rax, rcx);
+    }
+    code_.load_immediate(rcx, lower_half_bits);
+    code_.bytes(shrx_rcx_rax_rcx, sizeof shrx_rcx_rax_rcx);
+    interpret_unless_rcx_is_zero(rip_of(instruction), true);
+    if (gs) {
+        // In this order: entered again in the middle, fs_base is what FS.base becomes.
+        code_.save(rax, context_offset::fs_base);
+        code_.bytes(wrfsbase_rax, sizeof wrfsbase_rax);
+    } else {
+        code_.save(rax, context_offset::guest_fs_base);
+    }
+    code_.load(rax, Code::slot(0));
+    displaced(changed_from, rax, Displaced::Where::slot, 0);
+    code_.load(rcx, Code::slot(1));
+    displaced(changed_from, rcx, Displaced::Where::slot, 1);
+    return true;
+}
+
+// Leaves to have the instruction at `target` interpreted unless RCX is zero. RCX is the guest's
+// again then, and so is RAX where it is in its slot.
+void Lowering::interpret_unless_rcx_is_zero(std::uint64_t target, bool rax_too)
+{
+    code_.byte(0xe3);  // jrcxz
+    code_.byte(0);
+    const std::uint32_t patch = code_.size() - 1;
+    code_.load(rcx, Code::slot(1));
+    if (rax_too) code_.load(rax, Code::slot(0));
+    const std::uint32_t jump = code_.jump_later();
+    const auto index = static_cast<std::uint32_t>(result_.exits.size());
+    result_.exits.push_back({ExitKind::interpret, source_.mode, target, 0, 0});
+    cold_[cold_count_++] = {Cold::Kind::stub, jump, index, 0};
+    code_.patch_byte(patch, code_.size());
+}
+
 // Leaves to have the instruction at `target` interpreted when an interrupt waits; flags and
 // registers as they are.
 void Lowering::check_pending(std::uint64_t target)
@@ -83,15 +159,7 @@ void Lowering::check_pending(std::uint64_t target)
     code_.save(rcx, Code::slot(1));
     code_.load_low(rcx, context_offset::pending);
     const std::uint32_t from = code_.size();
-    code_.byte(0xe3);  // jrcxz
-    code_.byte(0);
-    const std::uint32_t patch = code_.size() - 1;
-    code_.load(rcx, Code::slot(1));
-    const std::uint32_t jump = code_.jump_later();
-    const auto index = static_cast<std::uint32_t>(result_.exits.size());
-    result_.exits.push_back({ExitKind::interpret, source_.mode, target, 0, 0});
-    cold_[cold_count_++] = {Cold::Kind::stub, jump, index, 0};
-    code_.patch_byte(patch, code_.size());
+    interpret_unless_rcx_is_zero(target, false);
     code_.load(rcx, Code::slot(1));
     displaced(from, rcx, Displaced::Where::slot, 1);
 }

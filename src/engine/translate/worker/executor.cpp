@@ -166,6 +166,10 @@ Executor::Next Executor::dispatch()
     Mode mode;
     if (!eligible(mode)) return interpret_here();
     mode_ = mode;
+    if (!mode.user && mode.bases != bases_) {
+        bases_ = mode.bases;
+        supervisor_cache_.clear_targets(targets_of_supervisor());
+    }
     if (mode.user) {
         const bool user = !mode.privileged;
         if (space_ == nullptr || !space_->is(registers_.state->cr3, user)) {
@@ -229,9 +233,15 @@ bool Executor::eligible(Mode& mode)
         mode.privileged = true;
         return (state.rflags & AC) == 0;
     }
-    mode.vector = false;
-    mode.gs_free = false;
+    mode = supervisor_mode();
     return gs_fits() && !accesses_user_memory();
+}
+
+Mode Executor::supervisor_mode() const
+{
+    Mode mode;
+    mode.bases = (registers_.state->cr4 & x86::cr4::FSGSBASE) != 0;
+    return mode;
 }
 
 void Executor::note_vector_state()

@@ -157,7 +157,9 @@ private:
     void load_system_context(std::uint64_t flags);
     // Registers to the interpreter's state; RIP as given.
     void unload_context(std::uint64_t rip);
-    [[nodiscard]] bool gs_is_swapped() const;
+    bool take_bases();
+    // Of code at high addresses, without vector instructions.
+    [[nodiscard]] Mode supervisor_mode() const;
     // RFLAGS: of ExecContext::flags what is the guest's, else as `system` has it.
     [[nodiscard]] static std::uint64_t join_flags(std::uint64_t system, std::uint64_t host);
     // The same from the middle of a block, undoing what its code displaced. False: nobody knows
@@ -223,6 +225,7 @@ private:
         AddressSpace* space = nullptr;
     } user_fault_;
     UserProcess* fpu_owner_ = nullptr;  // nullptr: the interpreter's state holds it
+    bool bases_ = false;  // Mode::bases of what the supervisor's table of targets has
     bool vector_ok_ = false;
     std::uint64_t vector_cr0_ = 0, vector_cr4_ = 0, vector_xcr0_ = 0;
     std::uint64_t code_version_ = 1;

@@ -34,7 +34,7 @@ bool Executor::cross(ExitKind kind, const Block& block)
 bool Executor::enter_kernel(const Block& block)
 {
     x86::CpuState& state = *registers_.state;
-    const Mode mode{};
+    const Mode mode = supervisor_mode();
     if (!upper_half(state.lstar) || !gs_fits()) return false;
     const Block* next = known_block(state.lstar, mode);
     if (next == nullptr) return false;
@@ -64,19 +64,18 @@ bool Executor::leave_kernel()
     if (user_fault_.pending || space_ == nullptr || !space_->is(state.cr3, true) || space_->stale) {
         return false;
     }
-    // The base of GS may have been exchanged since.
-    const bool swapped = gs_is_swapped();
+    // Also where the interpreter goes on after all.
+    if (take_bases()) interpreter_.mode_changed();
     Mode mode;
     mode.user = true;
     mode.masked = (flags & IF) == 0;
-    mode.gs_free = (swapped ? state.kernel_gs_base : state.segments[x86::GS].base) == 0;
+    mode.gs_free = state.segments[x86::GS].base == 0;
     note_vector_state();
     mode.vector = vector_ok_;
     if (space_->targets_mode != mode) return false;
     const Block* next = known_block(rip, mode);
     if (next == nullptr) return false;
 
-    if (swapped) std::swap(state.segments[x86::GS].base, state.kernel_gs_base);
     x86::load_sysret_segments(state, true);
     state.rflags = flags;
     interpreter_.mode_changed();

@@ -71,6 +71,8 @@ void Executor::load_system_context(std::uint64_t flags)
     ExecContext& to = supervisor();
     to.flags = (flags & own_flags) | host_flags;
     to.system_flags = flags & ~own_flags;
+    to.guest_fs_base = state.segments[x86::FS].base;
+    for (unsigned i = 0; i < std::size(to.selectors); ++i) to.selectors[i] = state.segments[i].selector;
     to.fs_base = state.segments[x86::GS].base + fold;
     const std::uint64_t other = state.kernel_gs_base + fold;
     to.other_fs_base = other < user_window_end ? other : 0;
@@ -94,21 +96,28 @@ void Executor::unload_context(std::uint64_t rip)
     } else {
         registers_.gpr[x86::RSP] -= fold;
         interpreter_.set_rflags(join_flags(from.system_flags, from.flags));
-        if (gs_is_swapped()) {
-            x86::CpuState& state = *registers_.state;
-            std::swap(state.segments[x86::GS].base, state.kernel_gs_base);
-            interpreter_.mode_changed();
-        }
+        if (take_bases()) interpreter_.mode_changed();
     }
     *registers_.rip = rip;
     in_context_ = false;
     if (lock_step_ != nullptr) verify_check();
 }
 
-// By translated code, since the context was loaded.
-bool Executor::gs_is_swapped() const
+// What SWAPGS, WRFSBASE and WRGSBASE did in translated code since the context was loaded. False:
+// nothing.
+bool Executor::take_bases()
 {
-    return registers_.state->segments[x86::GS].base + fold != supervisor().fs_base;
+    x86::CpuState& state = *registers_.state;
+    const ExecContext& from = supervisor();
+    const std::uint64_t gs = from.fs_base - fold;
+    // 0: one that the host cannot take, so that it was not exchanged either.
+    if (from.other_fs_base != 0) state.kernel_gs_base = from.other_fs_base - fold;
+    std::uint64_t& fs_base = state.segments[x86::FS].base;
+    std::uint64_t& gs_base = state.segments[x86::GS].base;
+    if (gs == gs_base && from.guest_fs_base == fs_base) return false;
+    gs_base = gs;
+    fs_base = from.guest_fs_base;
+    return true;
 }
 
 bool Executor::unload_at_point()
