@@ -162,6 +162,62 @@ static void pipe_finish(void)
     status_of(partner);
 }
 
+/* A byte through a ring of processes that all use some memory of theirs: of few and of many, which
+ * shows whether there is a number of processes from which on each costs more. */
+
+enum { few = 6, many = 60, own_pages = 8, page = 4096 };
+static uint8_t own[own_pages * page];
+static int first_of_ring, last_of_ring;
+static pid_t ring[many];
+static int ring_size;
+
+static void ring_prepare_of(int size)
+{
+    int begin[2];
+    if (pipe(begin)) give_up("pipe");
+    first_of_ring = begin[1];
+    int from = begin[0];
+    for (ring_size = 0; ring_size < size; ++ring_size) {
+        int to[2];
+        if (pipe(to)) give_up("pipe");
+        pid_t child = fork();
+        if (child < 0) give_up("fork");
+        if (!child) {
+            uint8_t byte;
+            close(first_of_ring);
+            close(to[0]);
+            while (read(from, &byte, 1) == 1) {
+                ++byte;
+                for (int i = 0; i < own_pages; ++i) own[i * page] += byte;
+                if (write(to[1], &byte, 1) != 1) break;
+            }
+            _exit(0);
+        }
+        ring[ring_size] = child;
+        close(from);
+        close(to[1]);
+        from = to[0];
+    }
+    last_of_ring = from;
+}
+
+static void ring_few_prepare(void) { ring_prepare_of(few); }
+static void ring_many_prepare(void) { ring_prepare_of(many); }
+
+static uint64_t ring_unit(void)
+{
+    uint8_t byte = 0;
+    if (write(first_of_ring, &byte, 1) != 1 || read(last_of_ring, &byte, 1) != 1) give_up("ring");
+    return byte;
+}
+
+static void ring_finish(void)
+{
+    close(first_of_ring);
+    for (int i = 0; i < ring_size; ++i) status_of(ring[i]);
+    close(last_of_ring);
+}
+
 /* A signal to oneself: the kernel's frame, the handler, the return. */
 
 enum { signals = 32 };
@@ -223,6 +279,10 @@ const struct program system_programs[] = {
     {.name = "mmap", .group = "system", .operations = map_cycles, .unit = mmap_unit},
     {.name = "pipe", .group = "system", .operations = round_trips, .unit = pipe_unit,
      .prepare = pipe_prepare, .finish = pipe_finish},
+    {.name = "ring-6", .group = "system", .operations = few, .unit = ring_unit,
+     .prepare = ring_few_prepare, .finish = ring_finish},
+    {.name = "ring-60", .group = "system", .operations = many, .unit = ring_unit,
+     .prepare = ring_many_prepare, .finish = ring_finish},
     {.name = "signal", .group = "system", .operations = signals, .unit = signal_unit,
      .prepare = signal_prepare},
     {.name = "read-zero", .group = "system", .operations = zero_reads, .unit = zero_unit,

@@ -55,9 +55,10 @@ void CodeCache::write_head()
 
 void CodeCache::add_targets(std::uint64_t* table)
 {
-    tables_.push_back({table, {}});
-    for (unsigned i = 0; i < target_count; ++i) second_key(table, i) = second_unused(i);
-    clear_targets(table);
+    tables_.push_back({table, {}, {}});
+    std::fill_n(table, target_count, miss());
+    static_assert(second_unused(1) == 0 && second_unused(target_count - 1) == 0);
+    second_key(table, 0) = second_unused(0);
 }
 
 CodeCache::Targets& CodeCache::targets(std::uint64_t* table)
@@ -70,10 +71,15 @@ CodeCache::Targets& CodeCache::targets(std::uint64_t* table)
 
 void CodeCache::clear_targets(std::uint64_t* table)
 {
-    std::fill_n(table, target_count, miss());
-    auto& used = targets(table).second;
-    for (const std::uint32_t index : used) second_key(table, index) = second_unused(index);
-    used.clear();
+    Targets& used = targets(table);
+    if (used.first.size() == target_count) {
+        std::fill_n(table, target_count, miss());
+    } else {
+        for (const std::uint32_t index : used.first) table[index] = miss();
+    }
+    used.first.clear();
+    for (const std::uint32_t index : used.second) second_key(table, index) = second_unused(index);
+    used.second.clear();
 }
 
 void CodeCache::clear_targets(std::uint64_t* table, std::uint64_t linear_page)
@@ -265,11 +271,14 @@ void CodeCache::enter_target(std::uint64_t* table, Block& block)
         region.entries.emplace(where.address, &block);
         ++counters_.entries;
     }
-    table[block.rip & (target_count - 1)] = block.entry;
+    Targets& used = targets(table);
+    const auto first = static_cast<std::uint32_t>(block.rip & (target_count - 1));
+    if (table[first] == miss() && used.first.size() < target_count) used.first.push_back(first);
+    table[first] = block.entry;
     // Another block's entry may have lain there, or may come to: the second table has both.
     const unsigned index = second_index(block.rip);
     std::uint64_t& key = second_key(table, index);
-    if (key == second_unused(index)) targets(table).second.push_back(index);
+    if (key == second_unused(index)) used.second.push_back(index);
     key = 0 - block.rip;
     second_host(table, index) = block.host;
 }
@@ -291,16 +300,7 @@ void CodeCache::drop(Block& block)
     for (const Exit& exit : block.exits) {
         if (exit.patch != 0) patch(block, exit, block.host + exit.stub);
     }
-    if (block.entry != 0) forget_entry(block.rip, block.entry);
-    for (Targets& each : tables_) {
-        const unsigned index = second_index(block.rip);
-        if (second_key(each.table, index) != 0 - block.rip ||
-            second_host(each.table, index) != block.host) {
-            continue;
-        }
-        second_key(each.table, index) = second_unused(index);
-        std::erase(each.second, index);
-    }
+    if (block.entry != 0) forget_entry(block);
     const auto [first, last] = index_.equal_range(key(block.ram_offset, block.rip, block.mode));
     for (auto at = first; at != last; ++at) {
         if (at->second != &block) continue;
@@ -309,11 +309,17 @@ void CodeCache::drop(Block& block)
     }
 }
 
-void CodeCache::forget_entry(std::uint64_t rip, std::uint64_t entry)
+void CodeCache::forget_entry(const Block& block)
 {
-    for (const Targets& each : tables_) {
-        std::uint64_t& found = each.table[rip & (target_count - 1)];
-        if (found == entry) found = miss();
+    const std::uint64_t first = block.rip & (target_count - 1);
+    const unsigned second = second_index(block.rip);
+    for (Targets& each : tables_) {
+        if (each.first.empty()) continue;
+        if (each.table[first] == block.entry) each.table[first] = miss();
+        std::uint64_t& key = second_key(each.table, second);
+        if (key != 0 - block.rip || second_host(each.table, second) != block.host) continue;
+        key = second_unused(second);
+        std::erase(each.second, second);
     }
 }
 
@@ -356,7 +362,7 @@ void CodeCache::empty(Region& region)
     ++counters_.emptied_regions;
     // Entries of blocks of other regions that were put here.
     for (auto& [address, block] : region.entries) {
-        forget_entry(block->rip, address);
+        forget_entry(*block);
         block->entry = 0;
     }
     region.entries.clear();

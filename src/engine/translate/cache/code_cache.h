@@ -68,7 +68,7 @@ public:
 
     CodeCache(const Config& config, const x86::CpuidPolicy& cpuid);
 
-    // A table of indirect branch targets that entries may be put into; cleared here.
+    // A table of indirect branch targets that entries may be put into; all zero.
     void add_targets(std::uint64_t* table);
 
     [[nodiscard]] Block* find(std::uint64_t ram_offset, std::uint64_t rip, Mode mode) const;
@@ -125,7 +125,8 @@ private:
     };
     struct Targets {
         std::uint64_t* table = nullptr;
-        std::vector<std::uint32_t> second;  // indices used in the second table
+        // Indices used in the first table; so many as it has: any. And in the second.
+        std::vector<std::uint32_t> first, second;
     };
     static constexpr unsigned site_region_shift = 24;
 
@@ -138,7 +139,7 @@ private:
     void patch(const Block& block, const Exit& exit, std::uint64_t to);
     void write_head();
     [[nodiscard]] Targets& targets(std::uint64_t* table);
-    void forget_entry(std::uint64_t rip, std::uint64_t entry);
+    void forget_entry(const Block& block);
     [[nodiscard]] std::uint64_t miss() const { return config_.address; }
     static std::size_t key(std::uint64_t ram_offset, std::uint64_t rip, Mode mode);
 

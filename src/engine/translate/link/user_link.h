@@ -100,7 +100,7 @@ static_assert(report_offset + sizeof(UserReport) <= user_area_size);
 inline constexpr int user_ram_fd = 3;
 inline constexpr int user_file_fd = 4;  // memory_files_max of them at most
 inline constexpr int user_arena_fd = user_file_fd + static_cast<int>(memory_files_max);
-inline constexpr unsigned user_slots = 32;
+inline constexpr unsigned user_slots = 96;
 inline constexpr std::uint64_t user_arena_slots = 65536;  // offset of the first slot's area
 inline constexpr std::uint64_t slot_context = 0, slot_command = user_area_size,
     slot_targets = slot_command + 65536, slot_size = slot_targets + target_table_size;

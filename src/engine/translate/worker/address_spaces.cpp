@@ -1,6 +1,7 @@
 #include "engine/translate/worker/address_spaces.h"
 
 #include <sys/mman.h>
+#include <x86intrin.h>
 
 #include <algorithm>
 
@@ -11,6 +12,8 @@ namespace doppel::engine::translate {
 namespace {
 
 constexpr std::uint64_t lowest_mappable = 0x10000;  // vm.mmap_min_addr
+constexpr std::size_t usual = 16;                   // spaces, before one that is idle makes room
+constexpr std::uint64_t idle_ticks = 500'000'000;   // about a fifth of a second
 
 std::uint32_t rights(bool writable) { return writable ? PROT_READ | PROT_WRITE : PROT_READ; }
 
@@ -69,34 +72,41 @@ AddressSpaces::AddressSpaces(UserProcesses& processes, GuestPages& pages, CodeCa
     for (unsigned i = 0; i < std::max(limit, 1u); ++i) {
         const auto process = processes.start();
         if (!process) break;
-        cache_.add_targets((*process)->targets());
         unused_.push_back(*process);
     }
 }
 
 AddressSpace* AddressSpaces::find(std::uint64_t cr3, bool user)
 {
-    ++uses_;
-    for (const auto& space : spaces_) {
-        if (!space->is(cr3, user)) continue;
-        space->last_use = uses_;
-        return space.get();
-    }
-    if (!unused_.empty()) {
-        spaces_.push_back(std::make_unique<AddressSpace>(cr3, user, *unused_.back(), pages_));
-        unused_.pop_back();
-        spaces_.back()->last_use = uses_;
-        return spaces_.back().get();
-    }
-    if (spaces_.empty()) return nullptr;
-    AddressSpace& oldest = **std::min_element(
+    const auto known = std::find_if(spaces_.begin(), spaces_.end(),
+                                    [&](const auto& space) { return space->is(cr3, user); });
+    AddressSpace* space = known == spaces_.end() ? make(cr3, user) : known->get();
+    if (space == nullptr) return nullptr;
+    space->loaded(cr3);
+    space->last_use = __rdtsc();
+    return space;
+}
+
+AddressSpace* AddressSpaces::make(std::uint64_t cr3, bool user)
+{
+    const auto oldest = std::min_element(
         spaces_.begin(), spaces_.end(),
         [](const auto& a, const auto& b) { return a->last_use < b->last_use; });
+    // Most address spaces of a guest are of programs that have ended: each process that is used
+    // keeps a megabyte.
+    const bool idle = spaces_.size() >= usual && __rdtsc() - (*oldest)->last_use > idle_ticks;
+    if (!unused_.empty() && !idle) {
+        // Until now it cost next to nothing.
+        cache_.add_targets(unused_.back()->targets());
+        spaces_.push_back(std::make_unique<AddressSpace>(cr3, user, *unused_.back(), pages_));
+        unused_.pop_back();
+        return spaces_.back().get();
+    }
+    if (oldest == spaces_.end()) return nullptr;
     ++evictions_;
-    oldest.reassign(cr3, user, pages_);
-    cache_.clear_targets(oldest.process().targets());
-    oldest.last_use = uses_;
-    return &oldest;
+    (*oldest)->reassign(cr3, user, pages_);
+    cache_.clear_targets((*oldest)->process().targets());
+    return oldest->get();
 }
 
 }  // namespace doppel::engine::translate

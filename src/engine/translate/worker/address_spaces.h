@@ -1,8 +1,8 @@
-// The guest's address spaces, by CR3, and the user processes that show them.
+// The guest's address spaces, by their page tables, and the user processes that show them.
 //
-// A bounded set: the least recently used one makes room. What a space's window shows stays
-// when the guest goes to another space and comes back; what the guest flushed meanwhile is
-// looked up again first.
+// A bounded set: the least recently used one makes room, in a small set once it has been idle for a
+// while. What a space's window shows stays when the guest goes to another space and comes back;
+// what the guest flushed meanwhile is looked up again first.
 //
 // `identity` spaces are for supervisor code that runs at low addresses (a kernel's first steps
 // on identity page tables): their window has supervisor rights.
@@ -24,11 +24,21 @@ class AddressSpace final : public HostMapper {
 public:
     AddressSpace(std::uint64_t cr3, bool user, UserProcess& process, GuestPages& pages);
 
-    [[nodiscard]] bool is(std::uint64_t cr3, bool user) const { return cr3_ == cr3 && user_ == user; }
+    // Of these page tables, with whatever PCID.
+    [[nodiscard]] bool is(std::uint64_t cr3) const { return ((cr3_ ^ cr3) & ~pcid_mask) == 0; }
+    [[nodiscard]] bool is(std::uint64_t cr3, bool user) const { return is(cr3) && user_ == user; }
+    // The guest loaded this CR3, which is(). What was cached with another PCID has not been flushed
+    // when the guest flushed this one: it is looked up again. (Linux gives a process another PCID
+    // each time that six others ran in between.)
+    void loaded(std::uint64_t cr3)
+    {
+        stale = stale || cr3_ != cr3;
+        cr3_ = cr3;
+    }
+    [[nodiscard]] std::uint16_t pcid() const { return static_cast<std::uint16_t>(cr3_ & pcid_mask); }
     // Becomes the space of another CR3: shows nothing of the old one.
     void reassign(std::uint64_t cr3, bool user, GuestPages& pages);
 
-    std::uint64_t cr3() const { return cr3_; }
     bool user() const { return user_; }
     UserProcess& process() { return *process_; }
     Window& window() { return *window_; }
@@ -38,7 +48,7 @@ public:
     bool stale = false;
     bool stale_global = false;   // global translations, too
     Mode targets_mode;           // of the blocks that the process's table of targets leads to
-    std::uint64_t last_use = 0;
+    std::uint64_t last_use = 0;  // host TSC
     std::uint64_t code_version = 0;  // of the code cache, when the process last serialised
 
     // HostMapper
@@ -48,6 +58,8 @@ public:
     bool protect(std::uint64_t address, std::uint64_t length, bool writable) noexcept override;
 
 private:
+    static constexpr std::uint64_t pcid_mask = 0xfff;
+
     void make_window(GuestPages& pages);
 
     std::uint64_t cr3_;
@@ -61,17 +73,19 @@ public:
     // limit: user processes, all of which are started here.
     AddressSpaces(UserProcesses& processes, GuestPages& pages, CodeCache& cache, unsigned limit);
 
-    // The space of this CR3; nullptr: the host could not give a process.
+    // The space of this CR3, which is loaded; nullptr: the host could not give a process.
     AddressSpace* find(std::uint64_t cr3, bool user);
     [[nodiscard]] const std::vector<std::unique_ptr<AddressSpace>>& all() const { return spaces_; }
     [[nodiscard]] std::uint64_t evictions() const { return evictions_; }
 
 private:
+    AddressSpace* make(std::uint64_t cr3, bool user);
+
     GuestPages& pages_;
     CodeCache& cache_;
     std::vector<UserProcess*> unused_;
     std::vector<std::unique_ptr<AddressSpace>> spaces_;
-    std::uint64_t uses_ = 0, evictions_ = 0;
+    std::uint64_t evictions_ = 0;
 };
 
 }  // namespace doppel::engine::translate

@@ -64,9 +64,10 @@ void Executor::address_space_changed(std::uint64_t cr3, bool keep) noexcept
 {
     flush_.any = true;
     flush_.supervisor = true;
-    if (keep) return;
     for (const auto& space : spaces_.all()) {
-        if (space->cr3() == cr3) space->stale = true;
+        if (!space->is(cr3)) continue;
+        space->loaded(cr3);
+        space->stale = space->stale || !keep;
     }
 }
 
@@ -83,8 +84,8 @@ void Executor::pcid_flushed(unsigned type, std::uint16_t pcid, std::uint64_t lin
         page_flushed(linear);
     }
     for (const auto& space : spaces_.all()) {
-        if ((space->cr3() & pcid_mask) != pcid) continue;
-        if (type == 0 && space->cr3() == registers_.state->cr3) continue;
+        if (space->pcid() != pcid) continue;
+        if (type == 0 && space->is(registers_.state->cr3)) continue;
         space->stale = true;
     }
     if (type == 1 && current) {
@@ -152,7 +153,7 @@ void Executor::apply_flushes()
     }
     if (flush_.global || flush_.non_global) {
         for (const auto& space : spaces_.all()) {
-            if (!flush_.global && space->cr3() != cr3) continue;
+            if (!flush_.global && !space->is(cr3)) continue;
             space->stale = true;
             space->stale_global = space->stale_global || flush_.global;
         }
@@ -164,7 +165,7 @@ void Executor::apply_flushes()
             continue;
         }
         for (const auto& space : spaces_.all()) {
-            if (space->cr3() != cr3 || space->stale) continue;
+            if (!space->is(cr3) || space->stale) continue;
             space->window().flush_page(linear);
             for (const auto& page :
                  space->code_pages.revalidate_page(linear, code_lookup(space->user()))) {

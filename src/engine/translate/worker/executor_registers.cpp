@@ -197,6 +197,7 @@ void Executor::forget_all()
 {
     flush_.any = true;
     flush_.global = true;
+    space_ = nullptr;  // the PCID may be another
     fpu_owner_ = nullptr;
     interpreter_.vectors_elsewhere(false);
 }

@@ -73,7 +73,7 @@ public:
             .supervisor_code_alias = std::bit_cast<std::uint8_t*>(memory_.code_alias.data()),
             .attention = attention_,
             .place = resources().mailbox.place,
-            .spaces = 16,
+            .spaces = 80,
             .lock_step = resources().lock_step,
         });
         return {};
