@@ -171,16 +171,7 @@ Executor::Next Executor::dispatch()
         supervisor_cache_.clear_targets(targets_of_supervisor());
     }
     if (mode.user) {
-        const bool user = !mode.privileged;
-        if (space_ == nullptr || !space_->is(registers_.state->cr3, user)) {
-            space_ = spaces_.find(registers_.state->cr3, user);
-            if (space_ == nullptr) return fail("the host refused another user process");
-        }
-        if (space_->stale) at(Place::windows, [this] { return refresh(*space_), 0; });
-        if (space_->targets_mode != mode) {
-            user_cache_.clear_targets(space_->process().targets());
-            space_->targets_mode = mode;
-        }
+        if (!prepare_space(mode)) return fail("the host refused another user process");
         if (user_fault_.pending) fill_after_fault();
     }
     Block* block = block_for(*registers_.rip, mode, false);
@@ -193,6 +184,21 @@ Executor::Next Executor::dispatch()
     load_context();
     host_rip_ = block->host;
     return Next::resume;
+}
+
+bool Executor::prepare_space(const Mode& mode)
+{
+    const bool user = !mode.privileged;
+    if (space_ == nullptr || !space_->is(registers_.state->cr3, user)) {
+        space_ = spaces_.find(registers_.state->cr3, user);
+        if (space_ == nullptr) return false;
+    }
+    if (space_->stale) at(Place::windows, [this] { return refresh(*space_), 0; });
+    if (space_->targets_mode != mode) {
+        user_cache_.clear_targets(space_->process().targets());
+        space_->targets_mode = mode;
+    }
+    return true;
 }
 
 // The guest handled a page fault and goes back to the instruction: its next access would fault
@@ -387,7 +393,7 @@ Executor::Next Executor::after_site(const Site& site)
     }
     if (exit.kind == ExitKind::indirect) return after_indirect(site);
     if (exit.kind != ExitKind::direct) {
-        if (cross(exit.kind, *site.block)) return Next::resume;
+        if (const auto next = cross(exit.kind, *site.block)) return *next;
         unload_context(exit.target);
         if (must_leave()) {
             stop_ = Stop::attention;

@@ -101,10 +101,10 @@ private:
     // The mode of the next instruction, when translated code may run it.
     [[nodiscard]] bool eligible(Mode& mode);
     // executor_crossing.cpp
-    bool cross(ExitKind kind, const Block& block);
-    bool enter_kernel(const Block& block);
-    bool leave_kernel();
-    void enter_at(std::uint64_t rip, const Block& block);
+    std::optional<Next> cross(ExitKind kind, const Block& block);
+    std::optional<Next> enter_kernel(std::uint64_t return_rip);
+    std::optional<Next> leave_kernel();
+    Next crossed_to(std::uint64_t rip);
     void note_vector_state();
     Stop interpret_many(std::uint64_t budget);
     Next interpret_one();
@@ -117,6 +117,8 @@ private:
     // The instruction at RIP accessed a device from within the block.
     void learn_device(Block& block);
     Next dispatch();
+    // space_ is the one of user code that runs in this mode now. False: the host refused it.
+    bool prepare_space(const Mode& mode);
     Next enter();
     Next enter_user();
     Next enter_supervisor();
