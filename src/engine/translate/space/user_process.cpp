@@ -165,7 +165,9 @@ std::optional<std::uint32_t> UserProcess::enter(std::uint32_t actions, std::uint
     return mapping_error_ != 0 ? exit_cancelled : context_.exit;
 }
 
-// The one that had the last turn goes to sleep: it would take a processor from this one.
+// The one that had the last turn goes to sleep: it would take a processor from this one. Not before
+// this one was woken: a processor that has nothing to do in between takes longer to come back from
+// that than to go from one process to the next.
 void UserProcess::take_over_spinning()
 {
     if (wait_.last == this) return;
@@ -209,8 +211,8 @@ bool UserProcess::hand_over(std::uint32_t actions)
     ++turn_;
     if (kicked_) command_.kicked = turn_;
     ++counters_.turns;
-    take_over_spinning();
     set_turn();
+    take_over_spinning();
     const std::uint64_t begin = __rdtsc();
     wait_.process_budget.waited(begin - wait_.reported);
     // For its next wait, after this turn.
