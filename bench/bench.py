@@ -8,7 +8,7 @@ in each place, and the better counts; natively once before the guests and once a
 programs compute is compared too. Boot to init is wall time from the start of the process to
 init's first line, with the small initramfs; the median of several.
 
-Disks and networks have tables of their own: storage.py, network.py.
+Disks, networks and work have tables of their own: storage.py, network.py, work.py.
 """
 import argparse
 import dataclasses
@@ -24,6 +24,7 @@ import network
 import results
 import storage
 import transfers
+import work
 
 GUEST_LIMIT = 1800
 # Longer than any program takes for its first repetition on the slowest engine.
@@ -242,7 +243,7 @@ def parse_arguments():
     parser.add_argument("guests")
     parser.add_argument("--engines", default="translate", help="comma-separated; or none")
     parser.add_argument("--only", help="programs or groups, comma-separated; boot, "
-                        "storage or network")
+                        "storage, network or work")
     parser.add_argument("--quick", action="store_true", help="one boot, short repetitions")
     parser.add_argument("--no-tcg", action="store_true", help="without QEMU")
     parser.add_argument("--json", metavar="FILE", help="write everything there as well")
@@ -257,7 +258,7 @@ def parse_arguments():
     options.folder = options.guests  # a file system with O_DIRECT, which /tmp may not be
     options.engines = [engine for engine in options.engines.split(",") if engine != "none"]
     options.tcg = not options.no_tcg and guests.qemu_command("", "", "") is not None
-    options.transfers = {"storage": storage, "network": network}
+    options.transfers = {"storage": storage, "network": network, "work": work}
     return options
 
 

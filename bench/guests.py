@@ -29,6 +29,7 @@ class Files:
         self.initramfs = os.path.join(folder, "linux", "initramfs.gz")
         self.bench_initramfs = os.path.join(folder, "linux", "bench-initramfs.gz")
         self.io_initramfs = os.path.join(folder, "linux", "io-bench-initramfs.gz")
+        self.work_initramfs = os.path.join(folder, "linux", "work-initramfs.gz")
         self.busybox = os.path.join(folder, "linux", "busybox")
         self.programs = os.path.join(folder, "bench")
 

@@ -1,4 +1,5 @@
-"""Rows of the disk and network tables: how fast, and for how much processor time, in each place.
+"""Rows of the tables of disks, networks and work: how fast, and for how much processor time, in each
+place.
 
 Guests stay up and take one row after the other over their console, so that the places take turns
 within seconds of each other and what else this machine does falls on all of them.
@@ -34,7 +35,7 @@ class Sample:
 @dataclasses.dataclass
 class Row:
     name: str
-    unit: str  # "/s" or "MB/s"
+    unit: str  # "/s", "MB/s", or "s" for what is done once: then the rate is one by the seconds
     samples: dict = dataclasses.field(default_factory=dict)  # by place
 
     def add(self, place, sample):
@@ -79,12 +80,12 @@ class Shell(guests.Guest):
         """What the kernel is to be told. prepare: commands to run first, each ending with ;"""
         return guests.QUIET + guests.commands(SERVE.format(prepare=prepare))
 
-    def run(self, text):
+    def run(self, text, limit=COMMAND_LIMIT):
         """(lines, seconds of processor time of the guest's processes on this machine)."""
         before = cpu_seconds(self.process.pid)
         self.process.stdin.write(text.encode() + b"\n")
         self.process.stdin.flush()
-        lines = self._wait(STATUS.match, COMMAND_LIMIT)
+        lines = self._wait(STATUS.match, limit)
         used = cpu_seconds(self.process.pid) - before
         status = int(STATUS.match(lines.pop())[1])
         if status:
@@ -120,6 +121,8 @@ def rate_text(row, place):
     rate = row.rate(place)
     if rate is None:
         return "-"
+    if row.unit == "s":
+        return f"{1 / rate:.2f} s"
     return f"{rate / 1e6:.0f} MB/s" if row.unit == "MB/s" else f"{rate:.0f} /s"
 
 

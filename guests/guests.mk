@@ -88,6 +88,24 @@ $(IO_BENCH_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init \
     guests/linux/udhcpc.script guests/linux/make_initramfs.py $(LINUX_MODULES) | packages-bench
 	@guests/linux/make_initramfs.py $< guests/linux/init $@ $(LINUX_MODULES) $(IO_BENCH_PROGRAMS)
 
+# A guest that builds a C program, with this machine's compiler.
+WORK_INITRAMFS := $(GUESTS)/linux/work-initramfs.gz
+WORK_SOURCES := $(DOWNLOADS)/lua5.4.tar.gz
+
+$(WORK_SOURCES): | guests/linux/fetch_source.sh
+	@mkdir -p $(@D)
+	@guests/linux/fetch_source.sh lua5.4 $@
+$(GUESTS)/linux/compiler-files: guests/linux/compiler_files.sh | packages-build
+	@mkdir -p $(@D)
+	@guests/linux/compiler_files.sh >$@
+$(GUESTS)/bench/sources.tar.gz: $(WORK_SOURCES)
+	@mkdir -p $(@D)
+	@cp $< $@
+$(WORK_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init guests/linux/udhcpc.script \
+    guests/linux/make_initramfs.py $(GUESTS)/linux/compiler-files $(GUESTS)/bench/sources.tar.gz
+	@guests/linux/make_initramfs.py $< guests/linux/init $@ @$(GUESTS)/linux/compiler-files \
+	    $(GUESTS)/bench/sources.tar.gz
+
 # A Debian system with a self-test, as a folder to run it in here and as an initramfs. Its
 # packages are a download; the rest can be made again from that.
 DEBIAN_DISK := $(DOWNLOADS)/debian-disk
@@ -145,6 +163,6 @@ $(GUESTS)/bare/smp.elf: $(SMP_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
 .PHONY: bare-guests linux-guest bench-guest debian-guest guests
 bare-guests: $(BARE_GUESTS) $(BARE_C_GUESTS)
 linux-guest: $(LINUX_KERNEL) $(LINUX_INITRAMFS) $(MORE_INITRAMFS)
-bench-guest: linux-guest $(BENCH_INITRAMFS) $(IO_BENCH_INITRAMFS)
+bench-guest: linux-guest $(BENCH_INITRAMFS) $(IO_BENCH_INITRAMFS) $(WORK_INITRAMFS)
 debian-guest: linux-guest $(DEBIAN_INITRAMFS)
 guests: bare-guests linux-guest

@@ -6,7 +6,8 @@ Usage: make_initramfs.py BUSYBOX INIT OUTPUT [FILE...]
 Kernel modules (.ko) go to /lib/modules, and their names in the order given to
 /lib/modules/order, for init to load them; programs, executable files, go to /bench when they
 come from a folder of that name, else to /bin, and the shared libraries of this machine that they
-need to where they are here.
+need to where they are here. @LIST: a file that names others, a line each, which go where they are
+here.
 
 Writes the newc cpio format itself (see the kernel's
 Documentation/driver-api/early-userspace/buffer-format.rst) rather than through cpio,
@@ -70,7 +71,9 @@ def main():
     busybox, init, output, *files = sys.argv[1:]
     modules = [file for file in files if file.endswith(".ko")]
     benches = [file for file in files if os.path.basename(os.path.dirname(file)) == "bench"]
-    programs = [file for file in files if file not in modules + benches]
+    lists = [file[1:] for file in files if file.startswith("@")]
+    programs = [file for file in files if file not in modules + benches and file[0] != "@"]
+    here = [name for each in lists for name in open(each, encoding="utf-8").read().splitlines()]
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, check=True)
     archive = Archive()
     for name in ("bin", "dev", "etc", "proc", "root", "run", "sys", "tmp"):
@@ -99,13 +102,17 @@ def main():
     for bench in benches:
         archive.file("bench/" + os.path.basename(bench), bench, 0o755)
     folders = {"bin", "dev", "etc"} | ({"lib", "lib/modules"} if modules else set())
-    for library in libraries(programs + benches):
-        parts = library.lstrip("/").split("/")
+    needed = libraries(programs + benches + [name for name in here if os.access(name, os.X_OK)])
+    for name in sorted({*needed, *here}):
+        parts = name.lstrip("/").split("/")
         for folder in ("/".join(parts[:end]) for end in range(1, len(parts))):
             if folder not in folders:
                 folders.add(folder)
                 archive.folder(folder)
-        archive.file(library.lstrip("/"), library, 0o755)
+        if os.path.islink(name) and name in here:
+            archive.link(name.lstrip("/"), os.readlink(name))
+        else:
+            archive.file(name.lstrip("/"), name, 0o755)
     packed = gzip.compress(archive.finish(), compresslevel=6, mtime=0)
     temporary = output + ".new"
     with open(temporary, "wb") as target:

@@ -76,12 +76,63 @@ bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSp
     result.points.clear();
     result.displaced.clear();
     result.exits.clear();
+    result.relocations.clear();
 
     Decoded block;
     decode_block(source, cpuid, block);
     Code code{space, source.mode.user};
+    const bool own = source.mode.user && !source.mode.privileged;
+    if (own && place_for_move(source.rip)) code.record_relocations(&result.relocations);
     Lowering lowering{source, code, first_site, common_exit, result};
-    return lowering.run(std::span{block.instructions}.first(block.count), block.follows);
+    const bool done =
+        lowering.run(std::span{block.instructions}.first(block.count), block.follows);
+    result.movable = done && code.recorded();
+    return done;
+}
+
+// Far from where addresses, or differences of 31 bits to them, fit in 32 bits or are not canonical.
+// And constants that LEA has no shorter form for.
+bool place_for_move(std::uint64_t rip)
+{
+    constexpr std::uint64_t first = std::uint64_t{1} << 40;
+    constexpr std::uint64_t last = (std::uint64_t{1} << 47) - (std::uint64_t{1} << 32);
+    const auto has_long_form = [](std::int32_t value) { return value < -128 || value > 127; };
+    const auto [low, high] = page_constants(rip);
+    return rip >= first && rip <= last && has_long_form(low) && has_long_form(high);
+}
+
+void move(std::span<const Relocation> relocations, const Move& how, std::uint8_t* code)
+{
+    const std::uint64_t guest = how.to_rip - how.from_rip;
+    const auto host = static_cast<std::uint32_t>(how.to_host - how.from_host);
+    const auto [page_low, page_high] = page_constants(how.to_rip);
+    std::uint64_t target = 0;  // before the move
+    for (const Relocation& each : relocations) {
+        std::uint8_t* const at = code + each.offset;
+        if (each.kind == Relocation::Kind::guest) {
+            std::memcpy(&target, at, sizeof target);
+            const std::uint64_t moved = target + guest;
+            std::memcpy(at, &moved, sizeof moved);
+            continue;
+        }
+        std::uint32_t value;
+        std::memcpy(&value, at, sizeof value);
+        switch (each.kind) {
+        case Relocation::Kind::guest: break;
+        case Relocation::Kind::fixed: value -= host; break;
+        case Relocation::Kind::here: value += host; break;
+        case Relocation::Kind::site: value += how.to_site - how.from_site; break;
+        case Relocation::Kind::target: {
+            constexpr std::uint64_t mask = target_count - 1;
+            const auto entries = static_cast<std::uint32_t>(((target + guest) & mask) - (target & mask));
+            value += entries * 8 - host;
+            break;
+        }
+        case Relocation::Kind::page_low: value = static_cast<std::uint32_t>(page_low); break;
+        case Relocation::Kind::page_high: value = static_cast<std::uint32_t>(page_high); break;
+        }
+        std::memcpy(at, &value, sizeof value);
+    }
 }
 
 }  // namespace doppel::engine::translate

@@ -126,6 +126,22 @@ struct Point {
     bool shadow = false;  // behind an STI: no interrupt may be taken here
 };
 
+// A place in host code that depends on where that lies, or on the guest's RIP. What they are: see
+// move() below.
+struct Relocation {
+    enum class Kind : std::uint8_t {
+        fixed,      // rel32 to an address outside the block
+        here,       // low half of a host address in the block
+        site,       // number of an exit
+        guest,      // 64 bits: a guest address that moves with the block
+        target,     // rel32 to the entry, in the table of targets, of the `guest` before it
+        page_low,   // constants that subtract the guest page's address, see subtract_page()
+        page_high,
+    };
+    std::uint16_t offset;
+    Kind kind;
+};
+
 struct Translation {
     std::uint32_t size = 0;         // bytes of host code, cold part included
     std::uint32_t hot_size = 0;     // without the stubs
@@ -140,6 +156,8 @@ struct Translation {
     std::vector<Point> points;
     std::vector<Displaced> displaced;
     std::vector<Exit> exits;
+    bool movable = false;
+    std::vector<Relocation> relocations;  // of a movable one; ascending
 };
 
 // The exits' numbers are first_site, first_site + 1, ... in the order of Translation::exits.
@@ -150,6 +168,20 @@ struct Translation {
 //   common_exit: host address of the common exit (layout.h's code cache is within reach).
 bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSpace& space,
                std::uint32_t first_site, std::uint64_t common_exit, Translation& result);
+
+// The same guest code at another address, page offset and mode unchanged: its translation is that of
+// the one before, moved. A library is at another address in each process that has address
+// randomisation.
+struct Move {
+    std::uint64_t from_rip = 0, to_rip = 0;
+    std::uint64_t from_host = 0, to_host = 0;
+    std::uint32_t from_site = 0, to_site = 0;  // first exit
+};
+// Whether code at `rip`, if movable, may go there or come from there: constants that have the same
+// form everywhere.
+bool place_for_move(std::uint64_t rip);
+// `code`: a copy of the block's, at where it is written.
+void move(std::span<const Relocation> relocations, const Move& how, std::uint8_t* code);
 
 // Code that an indirect branch's target entry leads to: compares the guest RIP in
 // ExecContext::target with `rip`, restores RCX from slot[1] and jumps to `body` (the block's first

@@ -153,20 +153,25 @@ CodeSpace CodeCache::space(std::uint64_t need)
     return {config_.write + at, config_.address + at, region.size - region.used};
 }
 
+// For any block and its entry, and for its exits' numbers.
+CodeSpace CodeCache::space_for_block()
+{
+    constexpr std::size_t exits_max = 1024;
+    if (regions_[current_].sites.size() + exits_max >= (1u << site_region_shift)) next_region();
+    return space(block_max + entry_max);
+}
+
 Block& CodeCache::add(const Source& source, std::uint64_t ram_offset, std::uint64_t second_page,
                       bool target)
 {
-    if (regions_[current_].sites.size() + 1024 >= (1u << site_region_shift)) next_region();
-    CodeSpace where = space(block_max + entry_max);
-    Region& region = regions_[current_];
+    CodeSpace where = space_for_block();
+    const std::uint32_t first_site = next_site();
     std::uint32_t entry_size = 0;
     if (target) {
         entry_size = emit_entry(where, config_.user, source.rip, 0, miss());
         ASSERT(entry_size != 0);
         where = {where.write + entry_size, where.address + entry_size, where.capacity - entry_size};
     }
-    const auto first_site = static_cast<std::uint32_t>((current_ << site_region_shift) +
-                                                       region.sites.size() + first_exit_site);
     const bool fits = translate(source, cpuid_, where, first_site, config_.common_exit, scratch_);
     ASSERT(fits && scratch_.size <= where.capacity);
 
@@ -184,24 +189,38 @@ Block& CodeCache::add(const Source& source, std::uint64_t ram_offset, std::uint6
     block.points = scratch_.points;
     block.displaced = scratch_.displaced;
     block.exits = scratch_.exits;
+    block.movable = scratch_.movable;
+    block.relocations = scratch_.relocations;
+    if (block.guest_bytes > source.own_bytes) block.second_page = second_page;
+    ++counters_.blocks;
+    counters_.guest_instructions += scratch_.count;
+    return keep(std::move(owned), entry_size);
+}
+
+// In the current region, its code written there behind its entry, if that has a size.
+Block& CodeCache::keep(std::unique_ptr<Block> owned, std::uint32_t entry_size)
+{
+    Region& region = regions_[current_];
+    Block& block = *owned;
     region.sites.insert(region.sites.end(), block.exits.size(), &block);
-    if (target) {
-        block.entry = where.address - entry_size;
+    if (entry_size != 0) {
+        block.entry = block.host - entry_size;
         region.entries.emplace(block.entry, &block);
         ++counters_.entries;
     }
-    region.used += (entry_size + scratch_.size + code_align - 1) & ~(code_align - 1);
+    region.used += (entry_size + block.size + code_align - 1) & ~(code_align - 1);
     region.blocks.push_back(std::move(owned));
-    index_.emplace(key(ram_offset, source.rip, source.mode), &block);
-    pages_[page_of(ram_offset)].push_back(&block);
-    if (block.guest_bytes > source.own_bytes) {
-        block.second_page = second_page;
-        pages_[second_page].push_back(&block);
-    }
-    ++counters_.blocks;
-    counters_.guest_instructions += scratch_.count;
-    counters_.host_bytes += scratch_.size;
+    index_.emplace(key(block.ram_offset, block.rip, block.mode), &block);
+    pages_[page_of(block.ram_offset)].push_back(&block);
+    if (block.second_page != Block::no_page) pages_[block.second_page].push_back(&block);
+    counters_.host_bytes += block.size;
     return block;
+}
+
+std::uint32_t CodeCache::next_site() const
+{
+    return static_cast<std::uint32_t>((current_ << site_region_shift) +
+                                      regions_[current_].sites.size() + first_exit_site);
 }
 
 // ---- links -----------------------------------------------------------------------------------------
@@ -253,6 +272,7 @@ bool CodeCache::learn(const Site& from, Block& to)
     const CodeSpace where{config_.write + (at - config_.address), at, entry_max};
     const std::uint32_t size = emit_table_jump(where);
     ASSERT(size != 0);
+    block.table_jump = block.exits[first].compare;
     return false;
 }
 
@@ -271,7 +291,27 @@ void CodeCache::enter_target(std::uint64_t* table, Block& block)
         region.entries.emplace(where.address, &block);
         ++counters_.entries;
     }
+    put_target(targets(table), block);
+}
+
+void CodeCache::enter_page(std::uint64_t* table, std::uint64_t ram_page, std::uint64_t linear_page,
+                           Mode mode)
+{
+    const auto at = pages_.find(ram_page);
+    if (at == pages_.end()) return;
     Targets& used = targets(table);
+    for (const Block* block : at->second) {
+        if (block->entry == 0 || block->mode != mode || page_of(block->rip) != linear_page ||
+            page_of(block->ram_offset) != ram_page || block->second_page != Block::no_page) {
+            continue;
+        }
+        put_target(used, *block);
+    }
+}
+
+void CodeCache::put_target(Targets& used, const Block& block)
+{
+    std::uint64_t* const table = used.table;
     const auto first = static_cast<std::uint32_t>(block.rip & (target_count - 1));
     if (table[first] == miss() && used.first.size() < target_count) used.first.push_back(first);
     table[first] = block.entry;

@@ -45,6 +45,9 @@ struct Block {
     std::vector<Point> points;
     std::vector<Displaced> displaced;
     std::vector<Exit> exits;
+    bool movable = false;
+    std::vector<Relocation> relocations;
+    std::uint32_t table_jump = 0;   // offset of what emit_table_jump() wrote; 0: nothing
     // Exits of other blocks that jump here: site numbers.
     std::vector<std::uint32_t> incoming;
 };
@@ -83,8 +86,16 @@ public:
     // The indirect branch that left by this exit goes to `to` directly from now on. False: it
     // cannot, or has met too many targets; it asks the table of targets from now on.
     bool learn(const Site& from, Block& to);
+    // The translations of a page that another address space has at another address, moved to
+    // `linear_page`: libraries are at other places in each process. All of the page that can be,
+    // when the one at `ram_offset` can.
+    std::vector<Block*> move_page(std::uint64_t ram_offset, std::uint64_t linear_page, Mode mode);
     // Lets indirect branches find the block, through this table.
     void enter_target(std::uint64_t* table, Block& block);
+    // All blocks of a page that indirect branches have found in some table: another address space
+    // that runs the page is about to go to the same places.
+    void enter_page(std::uint64_t* table, std::uint64_t ram_page, std::uint64_t linear_page,
+                    Mode mode);
     void clear_targets(std::uint64_t* table);
     // Entries whose RIP lies in this page.
     void clear_targets(std::uint64_t* table, std::uint64_t linear_page);
@@ -111,7 +122,7 @@ public:
     [[nodiscard]] bool has_page(std::uint64_t ram_page) const { return pages_.contains(ram_page); }
 
     struct Counters {
-        std::uint64_t blocks = 0, guest_instructions = 0, host_bytes = 0, links = 0, entries = 0,
+        std::uint64_t blocks = 0, moved_blocks = 0, guest_instructions = 0, host_bytes = 0, links = 0, entries = 0,
             dropped_blocks = 0, dropped_pages = 0, emptied_regions = 0;
     };
     [[nodiscard]] const Counters& counters() const { return counters_; }
@@ -130,6 +141,11 @@ private:
     };
     static constexpr unsigned site_region_shift = 24;
 
+    [[nodiscard]] CodeSpace space_for_block();
+    [[nodiscard]] std::uint32_t next_site() const;
+    Block* add_moved(const Block& from, std::uint64_t rip);
+    Block& keep(std::unique_ptr<Block> block, std::uint32_t entry_size);
+    void put_target(Targets& used, const Block& block);
     [[nodiscard]] CodeSpace space(std::uint64_t need);
     void next_region();
     void empty(Region& region);

@@ -31,6 +31,21 @@ inline bool host_has_rorx()
     return has;
 }
 
+// What subtracts the address of RIP's page from a register: the low half, as a signed number, then
+// from the exchanged halves what is left of the high one.
+struct PageConstants {
+    std::int32_t low, high;
+};
+constexpr PageConstants page_constants(std::uint64_t rip)
+{
+    constexpr std::uint64_t page_mask = 0xfff;
+    const std::uint64_t page = rip & ~page_mask;
+    const auto low = static_cast<std::int32_t>(0 - static_cast<std::uint32_t>(page));
+    const auto high = static_cast<std::int32_t>(
+        0 - static_cast<std::uint32_t>((page + static_cast<std::uint64_t>(std::int64_t{low})) >> 32));
+    return {low, high};
+}
+
 class Code {
 public:
     Code(const CodeSpace& space, bool user)
@@ -41,7 +56,29 @@ public:
     [[nodiscard]] std::uint32_t size() const { return size_; }
     [[nodiscard]] bool overflow() const { return overflow_; }
     [[nodiscard]] std::uint64_t address() const { return space_.address + size_; }
-    void roll_back(std::uint32_t size) { size_ = size; }
+    void roll_back(std::uint32_t size)
+    {
+        size_ = size;
+        while (relocations_ != nullptr && !relocations_->empty() &&
+               relocations_->back().offset >= size) {
+            relocations_->pop_back();
+        }
+    }
+
+    // The last so many bytes are one.
+    void relocated_before(std::uint32_t bytes, Relocation::Kind kind)
+    {
+        if (relocations_ == nullptr) return;
+        relocations_->push_back({static_cast<std::uint16_t>(size_ - bytes), kind});
+    }
+    // From now on; nullptr: no more, the code has something that cannot be moved.
+    void record_relocations(std::vector<Relocation>* to) { relocations_ = to; }
+    [[nodiscard]] bool recorded() const { return relocations_ != nullptr; }
+    // What comes next is such a place.
+    void relocated(Relocation::Kind kind)
+    {
+        relocated_before(0, kind);
+    }
 
     bool room(std::size_t bytes)
     {
@@ -85,6 +122,12 @@ public:
             qword(value);
         }
     }
+    // One that moves with the block.
+    void load_guest_address(unsigned reg, std::uint64_t value)
+    {
+        load_immediate(reg, value);
+        relocated_before(sizeof value, Relocation::Kind::guest);
+    }
     void move(unsigned to, unsigned from)
     {
         byte(0x48 | (from >> 3 << 2) | (to >> 3));
@@ -116,6 +159,11 @@ public:
         context_operand(context_offset, 4);
         dword(value);
     }
+    void store_dword(int context_offset, std::uint32_t value, Relocation::Kind kind)
+    {
+        store_dword(context_offset, value);
+        relocated_before(4, kind);
+    }
     // mov qword [context + offset], imm32, sign-extended
     void store_qword(int context_offset, std::uint64_t value)
     {
@@ -126,8 +174,10 @@ public:
         dword(static_cast<std::uint32_t>(value));
     }
     // [rip + ...], the instruction ending `trailing` bytes behind the displacement.
-    void rip_operand(std::uint64_t target, unsigned trailing)
+    void rip_operand(std::uint64_t target, unsigned trailing,
+                     Relocation::Kind kind = Relocation::Kind::fixed)
     {
+        relocated(kind);
         dword(static_cast<std::uint32_t>(target - (address() + 4 + trailing)));
     }
     void context_operand(int context_offset, unsigned trailing)
@@ -193,7 +243,11 @@ public:
     }
 
     // Says where an indirect branch comes from: ExecContext::branch.
-    void note_branch() { store_dword(context_offset::branch, static_cast<std::uint32_t>(address())); }
+    void note_branch()
+    {
+        store_dword(context_offset::branch, static_cast<std::uint32_t>(address()),
+                    Relocation::Kind::here);
+    }
     // jmp gs:[reg*8]; reg below 8.
     void jump_through_gs(unsigned reg)
     {
@@ -253,6 +307,7 @@ private:
 
     CodeSpace space_;
     std::uint64_t context_;
+    std::vector<Relocation>* relocations_ = nullptr;
     std::uint32_t size_ = 0;
     bool overflow_ = false;
 };

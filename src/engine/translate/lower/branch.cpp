@@ -7,21 +7,21 @@ namespace doppel::engine::translate {
 
 namespace {
 
-constexpr std::uint64_t page_mask = 0xfff;
-
 // RCX -= address of the page, as far as a difference of zero is concerned; no flag. Beyond 32
 // bits with RORX.
 void subtract_page(Code& code, std::uint64_t rip)
 {
-    const std::uint64_t page = rip & ~page_mask;
-    const auto low = static_cast<std::int32_t>(0 - static_cast<std::uint32_t>(page));
-    const auto high = static_cast<std::int32_t>(
-        0 - static_cast<std::uint32_t>((page + static_cast<std::uint64_t>(std::int64_t{low})) >> 32));
+    const auto [low, high] = page_constants(rip);
     const std::uint8_t swap_halves[] = {0xc4, 0xe3, 0xfb, 0xf0, 0xc9, 0x20};  // rorx rcx, rcx, 32
-    code.add_constant(rcx, rcx, low);
+    const auto add = [&code](std::int32_t value, Relocation::Kind kind) {
+        constexpr std::uint32_t constant_size = 4;
+        code.add_constant(rcx, rcx, value);
+        code.relocated_before(constant_size, kind);
+    };
+    add(low, Relocation::Kind::page_low);
     if (high == 0) return;
     code.bytes(swap_halves, sizeof swap_halves);
-    code.add_constant(rcx, rcx, high);
+    add(high, Relocation::Kind::page_high);
     code.bytes(swap_halves, sizeof swap_halves);
 }
 
@@ -179,7 +179,7 @@ bool Lowering::indirect(const Instruction& instruction)
     save_target_register();
     std::uint32_t rcx_from = code_.size();
     if (instruction.base == rip_register && rewrite.address == Rewrite::Address::same) {
-        code_.load_immediate(rcx, instruction.address);
+        code_.load_guest_address(rcx, instruction.address);
         rcx_from = code_.size();
         rewrite.address = Rewrite::Address::based;
         rewrite.base = rcx;

@@ -6,7 +6,7 @@ namespace doppel::engine::translate {
 void Lowering::stub(std::uint32_t site_index)
 {
     result_.exits[site_index].stub = code_.size();
-    code_.store_dword(context_offset::exit, first_site_ + site_index);
+    code_.store_dword(context_offset::exit, first_site_ + site_index, Relocation::Kind::site);
     code_.jump(common_exit_);
 }
 
@@ -63,7 +63,7 @@ void Lowering::far_jump(std::uint64_t target)
     if (fits_signed_32(target)) {
         code_.store_qword(context_offset::target, target);
     } else {
-        code_.load_immediate(rcx, target);  // nothing behind it faults
+        code_.load_guest_address(rcx, target);  // nothing behind it faults
         code_.save(rcx, context_offset::target);
     }
     if (source_.mode.alone) {
@@ -72,7 +72,8 @@ void Lowering::far_jump(std::uint64_t target)
     }
     code_.byte(0xff);
     code_.byte(0x25);
-    code_.rip_operand(user_targets + (target & (target_count - 1)) * 8, 0);
+    code_.rip_operand(user_targets + (target & (target_count - 1)) * 8, 0,
+                      Relocation::Kind::target);
 }
 
 }  // namespace doppel::engine::translate

@@ -178,7 +178,10 @@ void Lowering::emit_cold()
             break;
         }
         case Cold::Kind::far_jump: far_jump(cold.value); break;
-        case Cold::Kind::literal: code_.qword(cold.value); break;
+        case Cold::Kind::literal:
+            code_.relocated(Relocation::Kind::guest);
+            code_.qword(cold.value);
+            break;
         }
     }
 }

@@ -125,7 +125,7 @@ bool Lowering::with_address(std::span<const Instruction> rest, Rewrite rewrite)
     rewrite.address = Rewrite::Address::based;
     rewrite.base = user_ ? take_unread(rest) : no_register;
     if (rewrite.base != no_register) {
-        code_.load_immediate(rewrite.base, instruction.address);
+        code_.load_guest_address(rewrite.base, instruction.address);
         Unread::Register& taken = unread_.registers[unread_.count - 1];
         if (taken.from == 0) taken.from = code_.size();
         return copy(instruction, rewrite, code_);
@@ -133,7 +133,7 @@ bool Lowering::with_address(std::span<const Instruction> rest, Rewrite rewrite)
     Borrowed borrowed = borrow(unsigned{instruction.reads} | instruction.overwrites, 0);
     if (borrowed.reg == no_register) return false;
     rewrite.base = borrowed.reg;
-    code_.load_immediate(borrowed.reg, instruction.address);
+    code_.load_guest_address(borrowed.reg, instruction.address);
     borrowed_changes(borrowed);
     if (!copy(instruction, rewrite, code_)) return false;
     give_back(borrowed);
@@ -147,6 +147,7 @@ bool Lowering::lea(const Instruction& instruction)
         return lea_stack_pointer(instruction);
     }
     if (instruction.base != rip_register) return copy(instruction, {}, code_);
+    if (instruction.operand_width != 64) code_.record_relocations(nullptr);
     if (instruction.operand_width == 16) {
         code_.byte(0x66);  // mov r16, imm16
         if (to >= 8) code_.byte(0x41);
@@ -155,8 +156,11 @@ bool Lowering::lea(const Instruction& instruction)
         code_.byte((instruction.address >> 8) & 0xff);
         return true;
     }
-    const bool wide = instruction.operand_width == 64;
-    code_.load_immediate(to, wide ? instruction.address : instruction.address & 0xffffffff);
+    if (instruction.operand_width == 64) {
+        code_.load_guest_address(to, instruction.address);
+    } else {
+        code_.load_immediate(to, instruction.address & 0xffffffff);
+    }
     return true;
 }
 

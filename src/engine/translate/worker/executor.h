@@ -142,6 +142,7 @@ private:
     void verify_check();
     Next deliver(const x86::Fault& fault);
 
+    Block* move_here(CodeCache& code, std::uint64_t rip, std::uint64_t ram_offset, Mode mode);
     [[nodiscard]] Block* translate_block(CodeCache& code, std::uint64_t rip,
                                          std::uint64_t ram_offset, Mode mode, bool target);
     [[nodiscard]] std::uint64_t second_page_of(std::uint64_t rip);

@@ -26,6 +26,9 @@ Block* Executor::block_for(std::uint64_t rip, Mode mode, bool note, bool target)
     }
     if (block == nullptr) {
         if (rewritten_often(ram_offset & ~base::page_mask)) return nullptr;
+        block = move_here(code, rip, ram_offset, mode);
+    }
+    if (block == nullptr) {
         block = at(Place::translation,
                    [&] { return translate_block(code, rip, ram_offset, mode, target); });
         if (block == nullptr) return nullptr;
@@ -39,6 +42,19 @@ Block* Executor::block_for(std::uint64_t rip, Mode mode, bool note, bool target)
     }
     cached = {rip, code_version_ + flushes_, mode.user ? space_ : nullptr, block, mode.key()};
     return block;
+}
+
+// From where another address space has the same code; nullptr: nowhere.
+Block* Executor::move_here(CodeCache& code, std::uint64_t rip, std::uint64_t ram_offset, Mode mode)
+{
+    if (!mode.user || mode.alone) return nullptr;
+    return at(Place::translation, [&]() -> Block* {
+        const auto moved = code.move_page(ram_offset, rip & ~base::page_mask, mode);
+        if (moved.empty()) return nullptr;
+        ++code_version_;
+        for (Block* block : moved) link_within_page(code, *block);
+        return code.find(ram_offset, rip, mode);
+    });
 }
 
 const Block* Executor::known_block(std::uint64_t rip, Mode mode)
@@ -116,6 +132,11 @@ void Executor::note_code(std::uint64_t rip, std::uint64_t ram_offset)
         interpreter_.probe(rip, x86::Access::execute, mode_.user && !mode_.privileged);
     const auto* translation = std::get_if<x86::Translation>(&found);
     pages.note(rip, ram_offset, translation != nullptr && translation->global);
+    if (mode_.user) {
+        user_cache_.enter_page(space_->process().targets(), ram_offset & ~base::page_mask,
+                               rip & ~base::page_mask, space_->targets_mode);
+        ++code_version_;
+    }
 }
 
 bool Executor::rewritten_often(std::uint64_t ram_page)

@@ -31,6 +31,7 @@ void add_cache(base::CounterList& list, const std::string& name, const CodeCache
     list.add(name + ".host_bytes", counters.host_bytes);
     list.add(name + ".links", counters.links);
     list.add(name + ".entries", counters.entries);
+    list.add(name + ".moved_blocks", counters.moved_blocks);
     list.add(name + ".dropped_blocks", counters.dropped_blocks);
     list.add(name + ".dropped_pages", counters.dropped_pages);
     list.add(name + ".emptied_regions", counters.emptied_regions);

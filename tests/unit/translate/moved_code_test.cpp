@@ -1,0 +1,150 @@
+// Translations that are moved to another address are those that would be made there.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "base/address.h"
+#include "engine/translate/block/translation.h"
+#include "engine/translate/cache/code_cache.h"
+#include "engine/translate/layout.h"
+
+extern "C" char __executable_start, etext;  // the linker's
+
+namespace doppel::engine::translate {
+namespace {
+
+const x86::CpuidPolicy cpuid = x86::CpuidPolicy::create(x86::this_host(), 1, 2'000'000'000);
+
+Mode user_mode(bool gs_free)
+{
+    Mode mode;
+    mode.user = mode.vector = true;
+    mode.gs_free = gs_free;
+    return mode;
+}
+
+struct Made {
+    std::vector<std::uint8_t> code = std::vector<std::uint8_t>(32 * 1024);
+    Translation translation;
+};
+
+Made make(std::span<const std::uint8_t> bytes, std::uint64_t rip, Mode mode, std::uint64_t host,
+          std::uint32_t site)
+{
+    Made made;
+    const Source source{rip, bytes, bytes.size(), mode};
+    EXPECT_TRUE(translate(source, cpuid, {made.code.data(), host, made.code.size()}, site,
+                          user_common_exit, made.translation));
+    made.code.resize(made.translation.size);
+    return made;
+}
+
+// Whether the code could be moved.
+bool check(std::span<const std::uint8_t> bytes, std::uint64_t offset, Mode mode)
+{
+    constexpr std::uint64_t host = user_code + 0x1000, other_host = user_code + 0x345640;
+    constexpr std::uint32_t site = 100, other_site = 0x03000123;
+    const std::uint64_t rip = 0x7f1234567000 + offset, other_rip = 0x5586abcde000 + offset;
+    Made made = make(bytes, rip, mode, host, site);
+    const Made expected = make(bytes, other_rip, mode, other_host, other_site);
+    EXPECT_EQ(made.translation.movable, expected.translation.movable);
+    if (!made.translation.movable) return false;
+    move(made.translation.relocations, {rip, other_rip, host, other_host, site, other_site},
+         made.code.data());
+    EXPECT_EQ(made.code, expected.code) << "at offset " << offset;
+    const auto& exits = made.translation.exits;
+    EXPECT_EQ(exits.size(), expected.translation.exits.size());
+    for (std::size_t i = 0; i < exits.size(); ++i) {
+        EXPECT_EQ(exits[i].stub, expected.translation.exits[i].stub);
+        EXPECT_EQ(exits[i].patch, expected.translation.exits[i].patch);
+        EXPECT_EQ(exits[i].compare, expected.translation.exits[i].compare);
+    }
+    return true;
+}
+
+// This program's own code, instructions or what looks like some.
+TEST(MovedCode, IsWhatWouldBeMadeThere)
+{
+    const auto* begin = reinterpret_cast<const std::uint8_t*>(&__executable_start);
+    const auto* end = reinterpret_cast<const std::uint8_t*>(&etext);
+    constexpr std::size_t step = 199, length = 256;
+    unsigned moved = 0, all = 0;
+    for (const std::uint8_t* at = begin + 0x8000; at + 4096 < end && all < 20'000; at += step) {
+        const std::uint64_t offset = reinterpret_cast<std::uint64_t>(at) & base::page_mask;
+        const std::size_t own = std::min<std::size_t>(length, base::page_size - offset);
+        moved += check({at, own}, offset, user_mode(all % 2 == 0)) ? 1 : 0;
+        ++all;
+        if (::testing::Test::HasFailure()) return;
+    }
+    EXPECT_GT(moved, all / 2);
+}
+
+TEST(MovedCode, ShortConstantsStay)
+{
+    // lea eax, [rip + 0x10]: 32 bits of an address.
+    constexpr std::uint8_t narrow[] = {0x8d, 0x05, 0x10, 0, 0, 0, 0xc3};
+    EXPECT_FALSE(check(narrow, 0x10, user_mode(true)));
+    EXPECT_FALSE(place_for_move(0x401000));         // addresses fit in 32 bits
+    EXPECT_FALSE(place_for_move(0x7f0000000000));   // a constant of zero has a form of its own
+    EXPECT_FALSE(place_for_move(0x7fffffffe000));   // a jump from here may leave the lower half
+    EXPECT_TRUE(place_for_move(0x7f1234567000));
+}
+
+class MovedBlocks : public ::testing::Test {
+protected:
+    static constexpr std::uint64_t cache_size = 4 << 20;
+    static constexpr std::uint64_t here = 0x7f1234567000, there = 0x5586abcde000, ram = 0x5000;
+
+    Block& add(std::uint64_t offset, bool target)
+    {
+        return cache_.add({here + offset, calling, sizeof calling, mode_}, ram + offset,
+                          Block::no_page, target);
+    }
+
+    // call +0x20; it is in the same page.
+    static constexpr std::uint8_t calling[] = {0xe8, 0x20, 0, 0, 0};
+    const Mode mode_ = user_mode(true);
+    std::vector<std::uint8_t> memory_ = std::vector<std::uint8_t>(cache_size);
+    std::vector<std::uint64_t> targets_ = std::vector<std::uint64_t>(target_table_size / 8);
+    CodeCache cache_{{.user = true, .address = user_code, .write = memory_.data(),
+                      .size = cache_size, .common_exit = user_common_exit},
+                     cpuid};
+};
+
+TEST_F(MovedBlocks, AllOfAPageComeAndLeadToWhereTheyAreNow)
+{
+    add(0x10, false);
+    Block& target = add(0x100, true);
+    const auto moved = cache_.move_page(ram + 0x10, there, mode_);
+    ASSERT_EQ(moved.size(), 2u);
+    Block* const block = cache_.find(ram + 0x10, there + 0x10, mode_);
+    ASSERT_NE(block, nullptr);
+    EXPECT_EQ(block->exits.front().target, there + 0x35);
+    EXPECT_EQ(cache_.site(block->first_site).block, block);
+    EXPECT_EQ(cache_.block_at(block->host), block);
+
+    cache_.add_targets(targets_.data());
+    cache_.enter_page(targets_.data(), ram, there, mode_);
+    Block* const other = cache_.find(ram + 0x100, there + 0x100, mode_);
+    ASSERT_NE(other, nullptr);
+    EXPECT_NE(other->entry, target.entry);
+    EXPECT_EQ(targets_[(there + 0x100) & (target_count - 1)], other->entry);
+
+    // Once more there is nothing to do.
+    EXPECT_TRUE(cache_.move_page(ram + 0x10, there, mode_).empty());
+    cache_.drop_page(ram);
+    EXPECT_TRUE(other->dropped);
+}
+
+TEST_F(MovedBlocks, NotForCodeThatNobodyHas)
+{
+    add(0x10, false);
+    EXPECT_TRUE(cache_.move_page(ram + 0x20, there, mode_).empty());
+    EXPECT_TRUE(cache_.move_page(ram + 0x10, 0x401000, mode_).empty());
+    EXPECT_TRUE(cache_.move_page(ram + 0x10, there, user_mode(false)).empty());
+}
+
+}  // namespace
+}  // namespace doppel::engine::translate
