@@ -73,6 +73,7 @@ bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSp
 {
     result.size = result.hot_size = result.guest_bytes = result.count = 0;
     result.branch_rsp = 0;
+    result.through_table = 0;
     result.points.clear();
     result.displaced.clear();
     result.exits.clear();

@@ -156,6 +156,10 @@ struct Translation {
     std::vector<Point> points;
     std::vector<Displaced> displaced;
     std::vector<Exit> exits;
+    // User code that goes on in the next page: offset of a jump to the block through the table of
+    // targets. That is where others' direct jumps lead, since only the table knows whether the
+    // address space at hand has these two pages. Else 0.
+    std::uint32_t through_table = 0;
     bool movable = false;
     std::vector<Relocation> relocations;  // of a movable one; ascending
 };

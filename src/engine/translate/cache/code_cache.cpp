@@ -189,6 +189,7 @@ Block& CodeCache::add(const Source& source, std::uint64_t ram_offset, std::uint6
     block.points = scratch_.points;
     block.displaced = scratch_.displaced;
     block.exits = scratch_.exits;
+    block.through_table = scratch_.through_table;
     block.movable = scratch_.movable;
     block.relocations = scratch_.relocations;
     if (block.guest_bytes > source.own_bytes) block.second_page = second_page;
@@ -241,7 +242,7 @@ void CodeCache::link(const Site& from, Block& to)
     if (from.exit->patch == 0 || from.block->dropped || to.dropped) return;
     const auto number = from.block->first_site +
                         static_cast<std::uint32_t>(from.exit - from.block->exits.data());
-    patch(*from.block, *from.exit, to.host);
+    patch(*from.block, *from.exit, to.host + to.through_table);
     to.incoming.push_back(number);
     ++counters_.links;
 }

@@ -45,6 +45,7 @@ struct Block {
     std::vector<Point> points;
     std::vector<Displaced> displaced;
     std::vector<Exit> exits;
+    std::uint32_t through_table = 0;
     bool movable = false;
     std::vector<Relocation> relocations;
     std::uint32_t table_jump = 0;   // offset of what emit_table_jump() wrote; 0: nothing

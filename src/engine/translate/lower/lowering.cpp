@@ -94,6 +94,10 @@ bool Lowering::run(std::span<const Instruction> instructions, Follows follows)
     result_.guest_bytes = done;
     result_.hot_size = code_.size();
     emit_cold();
+    if (user_ && !source_.mode.alone && done > source_.own_bytes && code_.room(room_for_cold)) {
+        result_.through_table = code_.size();
+        far_jump(source_.rip);
+    }
     result_.size = code_.size();
     return !code_.overflow();
 }

@@ -445,12 +445,14 @@ Executor::Next Executor::after_indirect(const Site& site)
     return go_on_at(*next);
 }
 
-// User code is shared by address spaces, so what it jumps to by itself has to lie in its own page
-// of RAM. An exit's number comes from where the guest program can write: that is checked here.
+// User code is shared by address spaces, so what it jumps to by itself has to begin in its own page
+// of RAM; what ends in another it finds through the table of targets. An exit's number comes from
+// where the guest program can write: that is checked here.
 bool Executor::may_link(const Block& from, const Block& to) const
 {
     if (!mode_.user) return true;
-    return to.second_page == Block::no_page && ((from.ram_offset ^ to.ram_offset) & ~base::page_mask) == 0;
+    return (to.second_page == Block::no_page || to.through_table != 0) &&
+           ((from.ram_offset ^ to.ram_offset) & ~base::page_mask) == 0;
 }
 
 // A block that is one exit is left at once, for what it would leave for.

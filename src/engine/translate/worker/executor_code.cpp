@@ -119,7 +119,8 @@ void Executor::link_within_page(CodeCache& code, Block& block)
         const std::uint64_t ram_offset =
             (block.ram_offset & ~base::page_mask) | (exit.target & base::page_mask);
         Block* to = code.find(ram_offset, exit.target, exit.mode);
-        if (to == nullptr || to->second_page != Block::no_page) continue;
+        if (to == nullptr) continue;
+        if (to->second_page != Block::no_page && to->through_table == 0) continue;
         code.link({&block, &exit}, *to);
     }
 }
