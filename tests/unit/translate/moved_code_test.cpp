@@ -126,7 +126,9 @@ TEST_F(MovedBlocks, AllOfAPageComeAndLeadToWhereTheyAreNow)
     EXPECT_EQ(cache_.block_at(block->host), block);
 
     cache_.add_targets(targets_.data());
-    cache_.enter_page(targets_.data(), ram, there, mode_);
+    cache_.enter_page(targets_.data(), there, mode_, [](std::uint64_t page) {
+        return page == there ? ram : Block::no_page;
+    });
     Block* const other = cache_.find(ram + 0x100, there + 0x100, mode_);
     ASSERT_NE(other, nullptr);
     EXPECT_NE(other->entry, target.entry);

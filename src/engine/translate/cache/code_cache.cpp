@@ -295,15 +295,19 @@ void CodeCache::enter_target(std::uint64_t* table, Block& block)
     put_target(targets(table), block);
 }
 
-void CodeCache::enter_page(std::uint64_t* table, std::uint64_t ram_page, std::uint64_t linear_page,
-                           Mode mode)
+void CodeCache::enter_page(std::uint64_t* table, std::uint64_t linear_page, Mode mode,
+                           const PageOf& ram_page_of)
 {
-    const auto at = pages_.find(ram_page);
+    const auto at = pages_.find(ram_page_of(linear_page));
     if (at == pages_.end()) return;
     Targets& used = targets(table);
     for (const Block* block : at->second) {
-        if (block->entry == 0 || block->mode != mode || page_of(block->rip) != linear_page ||
-            page_of(block->ram_offset) != ram_page || block->second_page != Block::no_page) {
+        if (block->entry == 0 || block->mode != mode) continue;
+        const std::uint64_t page = page_of(block->rip);
+        if (page != linear_page && page + base::page_size != linear_page) continue;
+        if (ram_page_of(page) != page_of(block->ram_offset)) continue;
+        if (block->second_page != Block::no_page &&
+            ram_page_of(page + base::page_size) != block->second_page) {
             continue;
         }
         put_target(used, *block);

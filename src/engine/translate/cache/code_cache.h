@@ -18,6 +18,7 @@
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <functional>
 #include <memory>
 #include <span>
 #include <unordered_map>
@@ -95,8 +96,10 @@ public:
     void enter_target(std::uint64_t* table, Block& block);
     // All blocks of a page that indirect branches have found in some table: another address space
     // that runs the page is about to go to the same places.
-    void enter_page(std::uint64_t* table, std::uint64_t ram_page, std::uint64_t linear_page,
-                    Mode mode);
+    // ram_page_of: of a page whose code it relies on already; Block::no_page of any other.
+    using PageOf = std::function<std::uint64_t(std::uint64_t linear_page)>;
+    void enter_page(std::uint64_t* table, std::uint64_t linear_page, Mode mode,
+                    const PageOf& ram_page_of);
     void clear_targets(std::uint64_t* table);
     // Entries whose RIP lies in this page.
     void clear_targets(std::uint64_t* table, std::uint64_t linear_page);

@@ -33,6 +33,14 @@ public:
         const std::uint64_t page = linear & ~base::page_mask;
         return pages_[0].contains(page) || pages_[1].contains(page);
     }
+    static constexpr std::uint64_t unknown = ~std::uint64_t{0};
+    [[nodiscard]] std::uint64_t ram_page(std::uint64_t linear_page) const
+    {
+        for (const Pages& pages : pages_) {
+            if (const auto at = pages.find(linear_page); at != pages.end()) return at->second;
+        }
+        return unknown;
+    }
     void clear()
     {
         for (Pages& pages : pages_) pages.clear();

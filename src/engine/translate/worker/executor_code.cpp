@@ -133,11 +133,10 @@ void Executor::note_code(std::uint64_t rip, std::uint64_t ram_offset)
         interpreter_.probe(rip, x86::Access::execute, mode_.user && !mode_.privileged);
     const auto* translation = std::get_if<x86::Translation>(&found);
     pages.note(rip, ram_offset, translation != nullptr && translation->global);
-    if (mode_.user) {
-        user_cache_.enter_page(space_->process().targets(), ram_offset & ~base::page_mask,
-                               rip & ~base::page_mask, space_->targets_mode);
-        ++code_version_;
-    }
+    if (!mode_.user) return;
+    user_cache_.enter_page(space_->process().targets(), rip & ~base::page_mask,
+                           space_->targets_mode,
+                           [&pages](std::uint64_t page) { return pages.ram_page(page); });
 }
 
 bool Executor::rewritten_often(std::uint64_t ram_page)
