@@ -42,10 +42,10 @@ def doppel_command(doppel, engine, kernel, initramfs, cmdline, options=()):
             "--initrd", initramfs, "--cmdline", cmdline, *options]
 
 
-def qemu_command(kernel, initramfs, cmdline, options=()):
+def qemu_command(kernel, initramfs, cmdline, options=(), cpus=1):
     """None where QEMU is not installed."""
     qemu = shutil.which("qemu-system-x86_64")
-    return qemu and [qemu, "-accel", "tcg", "-cpu", "max", "-machine", "q35", "-smp", "1",
+    return qemu and [qemu, "-accel", "tcg", "-cpu", "max", "-machine", "q35", "-smp", str(cpus),
                      "-m", "512", "-nographic", "-no-reboot", "-nodefaults", "-serial", "stdio",
                      "-kernel", kernel, "-initrd", initramfs, "-append", cmdline, *options]
 

@@ -35,7 +35,8 @@ class Sample:
 @dataclasses.dataclass
 class Row:
     name: str
-    unit: str  # "/s", "MB/s", or "s" for what is done once: then the rate is one by the seconds
+    # "/s", "MB/s"; "s" for what is done once: then the rate is one by the seconds; "x": a ratio.
+    unit: str
     samples: dict = dataclasses.field(default_factory=dict)  # by place
 
     def add(self, place, sample):
@@ -121,6 +122,8 @@ def rate_text(row, place):
     rate = row.rate(place)
     if rate is None:
         return "-"
+    if row.unit == "x":
+        return f"{rate:.2f} x"
     if row.unit == "s":
         return f"{1 / rate:.2f} s"
     return f"{rate / 1e6:.0f} MB/s" if row.unit == "MB/s" else f"{rate:.0f} /s"
@@ -133,6 +136,7 @@ class Table:
     rows: list
     of_host: float | None = None  # the part of this machine's own rate that such rows need
     of_host_rows: tuple = ()
+    least: tuple = ()  # (row, its own rate at least); such rows are not compared with TCG's
     note: str = ""
 
     def show(self):
@@ -150,8 +154,12 @@ class Table:
             print(self.note)
 
     def bars(self):
+        own = [row for row, _ in self.least]
         required = [results.Bar(f"{row.name}, times TCG, at least 2",
-                                row.ratio(self.engine, "TCG"), 2, False) for row in self.rows]
+                                row.ratio(self.engine, "TCG"), 2, False)
+                    for row in self.rows if row not in own]
+        required += [results.Bar(f"{row.name}, at least {limit}", row.rate(self.engine), limit, False)
+                     for row, limit in self.least]
         return required + [results.Bar(f"{row.name}, of this host's, at least {self.of_host}",
                                        row.ratio(self.engine, "native"), self.of_host, False)
                            for row in self.rows if row in self.of_host_rows]
