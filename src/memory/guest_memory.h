@@ -135,24 +135,27 @@ public:
     // or a device into a span.
     void written_elsewhere(Gpa start, std::uint64_t size);
 
-    // One bit a page, up to end(): code was decoded or translated from it and is still known. Shared
-    // with another process that attached this memory, which may skip telling of its writes to
-    // pages without the bit. At most one such map; set before any vCPU runs.
-    void share_code_map(std::atomic<std::uint64_t>* map) { code_map_ = map; }
+    // A word a page, up to end(): with `bit` when code was decoded or translated from it by way of
+    // this object and is still known. Shared with other processes that attached this memory, which
+    // may skip telling of their writes to pages without the bit. Set before any vCPU runs.
+    void share_code_map(std::atomic<std::uint64_t>* map, std::uint64_t bit)
+    {
+        code_map_ = map;
+        code_bit_ = bit;
+    }
     // Before the code's bytes are read: a writer writes first and looks at the bit second.
     void note_code(std::uint64_t ram_offset)
     {
         if (code_map_ == nullptr) return;
         const std::uint64_t page = ram_offset >> base::page_shift;
-        code_map_[page / 64].fetch_or(std::uint64_t{1} << (page % 64), std::memory_order_seq_cst);
+        code_map_[page].fetch_or(code_bit_, std::memory_order_seq_cst);
     }
     // After all of the page's code has been forgotten.
     void forget_code(std::uint64_t ram_offset)
     {
         if (code_map_ == nullptr) return;
         const std::uint64_t page = ram_offset >> base::page_shift;
-        code_map_[page / 64].fetch_and(~(std::uint64_t{1} << (page % 64)),
-                                       std::memory_order_seq_cst);
+        code_map_[page].fetch_and(~code_bit_, std::memory_order_seq_cst);
     }
 
     // Listeners are added before any vCPU runs and outlive the memory's last write.
@@ -172,6 +175,7 @@ private:
     std::vector<Slot> slots_;
     std::vector<WriteListener*> listeners_;
     std::atomic<std::uint64_t>* code_map_ = nullptr;
+    std::uint64_t code_bit_ = 0;
 };
 
 }  // namespace doppel::memory

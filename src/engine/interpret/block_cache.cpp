@@ -97,11 +97,14 @@ void BlockCache::enter_page(std::uint64_t page, std::uint64_t first, std::uint64
 void BlockCache::watch(std::uint64_t ram_offset)
 {
     const std::uint64_t page = page_of(ram_offset);
-    if (pages_[page] != nullptr) return;
-    pages_[page] = std::make_unique<CodePage>();
-    set_watch(page, watched_by_blocks);
-    MemoryAccess::watch_page(core_, ram_offset);
-    if (core_.observer != nullptr) core_.observer->code_decoded(page << base::page_shift);
+    // The observer may have it dropped at once.
+    while (pages_[page] == nullptr) {
+        pages_[page] = std::make_unique<CodePage>();
+        const bool observed = (watched_[page].load(std::memory_order_relaxed) & watched_by_observer) != 0;
+        set_watch(page, watched_by_blocks);
+        MemoryAccess::watch_page(core_, ram_offset);
+        if (core_.observer != nullptr && !observed) core_.observer->code_decoded(page << base::page_shift);
+    }
 }
 
 void BlockCache::watch_for_observer(std::uint64_t ram_offset)
@@ -119,6 +122,23 @@ void BlockCache::unwatch_for_observer(std::uint64_t ram_offset)
     clear_watch(page_of(ram_offset), watched_by_observer);
 }
 
+void BlockCache::watch_for_others(std::span<const std::uint64_t> ram_offsets)
+{
+    // Each look for views of a page is a look at all of the TLB.
+    constexpr std::size_t few = 8;
+    for (const std::uint64_t ram_offset : ram_offsets) {
+        ASSERT(page_of(ram_offset) < watched_.size());
+        watched_[page_of(ram_offset)].fetch_or(watched_by_others, std::memory_order_seq_cst);
+        if (ram_offsets.size() <= few) MemoryAccess::watch_page(core_, ram_offset);
+    }
+    if (ram_offsets.size() > few) core_.drop_translations(false);
+}
+
+void BlockCache::unwatch_for_others(std::uint64_t ram_offset)
+{
+    clear_watch(page_of(ram_offset), watched_by_others);
+}
+
 void BlockCache::set_watch(std::uint64_t page, std::uint8_t who)
 {
     // Before the bytes are read: a writer on another thread writes first and looks at the
@@ -131,9 +151,10 @@ void BlockCache::set_watch(std::uint64_t page, std::uint8_t who)
 
 void BlockCache::clear_watch(std::uint64_t page, std::uint8_t who)
 {
+    constexpr std::uint8_t own = watched_by_blocks | watched_by_observer;
     const std::uint8_t left = static_cast<std::uint8_t>(~who);
     const std::uint8_t before = watched_[page].fetch_and(left, std::memory_order_seq_cst);
-    if ((before & left) == 0) memory_.forget_code(page << base::page_shift);
+    if ((who & own) != 0 && (before & left & own) == 0) memory_.forget_code(page << base::page_shift);
 }
 
 void BlockCache::unlink(Block& block)
@@ -171,8 +192,10 @@ bool BlockCache::written(std::uint64_t ram_offset, std::uint64_t size)
     if (core_.observer == nullptr) return dropped;
     const std::uint64_t last = page_of(ram_offset + size - 1);
     for (std::uint64_t page = page_of(ram_offset); page <= last && page < watched_.size(); ++page) {
-        if ((watched_[page].load(std::memory_order_relaxed) & watched_by_observer) == 0) continue;
+        const std::uint8_t who = watched_[page].load(std::memory_order_relaxed);
+        if ((who & (watched_by_observer | watched_by_others)) == 0) continue;
         core_.observer->code_written(page << base::page_shift);
+        dropped = dropped || (who & watched_by_others) != 0;
     }
     return dropped;
 }

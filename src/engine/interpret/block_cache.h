@@ -16,6 +16,7 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "base/address.h"
@@ -77,13 +78,17 @@ public:
     // Somebody else has code from the page: core.observer hears of writes to it.
     void watch_for_observer(std::uint64_t ram_offset);
     void unwatch_for_observer(std::uint64_t ram_offset);
+    // Code that is not this processor's at all, but another worker's: likewise.
+    void watch_for_others(std::span<const std::uint64_t> ram_offsets);
+    void unwatch_for_others(std::uint64_t ram_offset);
     // Everything is dropped when this is true at a block boundary.
     [[nodiscard]] bool full() const { return op_count_ >= op_limit; }
-    // Other vCPUs' stores to the watched page may still go unseen: what is decoded from it is not
-    // to be kept.
+    // Other vCPUs' stores to the watched page may still go unseen, or it was written to since: what
+    // is decoded from it is not to be kept.
     [[nodiscard]] bool unsettled(std::uint64_t ram_offset)
     {
-        return shared_ != nullptr && !shared_->settled(vcpu_, ram_offset);
+        return pages_[ram_offset >> base::page_shift] == nullptr ||
+               (shared_ != nullptr && !shared_->settled(vcpu_, ram_offset));
     }
     void clear();
 
@@ -151,7 +156,8 @@ private:
     std::vector<std::unique_ptr<CodePage>> pages_;
     // Per page of RAM: who has code from it. Written by the vCPU thread before the code is
     // read, read by any.
-    static constexpr std::uint8_t watched_by_blocks = 1, watched_by_observer = 2;
+    static constexpr std::uint8_t watched_by_blocks = 1, watched_by_observer = 2,
+                                  watched_by_others = 4;
     void set_watch(std::uint64_t page, std::uint8_t who);
     void clear_watch(std::uint64_t page, std::uint8_t who);
     std::vector<std::atomic<std::uint8_t>> watched_;

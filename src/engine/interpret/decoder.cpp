@@ -304,7 +304,8 @@ Block* Decoder::decode_straddling(std::uint64_t linear, std::uint64_t ram_offset
     const bool has_second = second_page != FetchEntry::no_memory;
     if (has_second) {
         core_.blocks->watch(second_page);
-        settled_ = settled_ && !core_.blocks->unsettled(second_page);
+        settled_ = settled_ && !core_.blocks->unsettled(second_page) &&
+                   !core_.blocks->unsettled(ram_offset);
         std::memcpy(bytes.data() + first_size, core_.memory.ram() + second_page, max_length);
     }
     Op& op = ops_[0] = Op{};

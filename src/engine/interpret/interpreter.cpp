@@ -127,6 +127,11 @@ public:
     {
         blocks_.unwatch_for_observer(ram_offset);
     }
+    void watch_writes(std::span<const std::uint64_t> ram_offsets) override
+    {
+        blocks_.watch_for_others(ram_offsets);
+    }
+    void unwatch_writes(std::uint64_t ram_offset) override { blocks_.unwatch_for_others(ram_offset); }
     [[nodiscard]] bool holds_code(std::uint64_t ram_offset) const override
     {
         return blocks_.watched(ram_offset);

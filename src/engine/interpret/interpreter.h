@@ -72,12 +72,13 @@ public:
     // INVPCID (SDM volume 2): type 0 an address of a PCID, 1 a PCID, both but for global
     // translations; 2 everything, 3 everything but global translations.
     virtual void pcid_flushed(unsigned type, std::uint16_t pcid, std::uint64_t linear) noexcept = 0;
-    // The interpreter stored into a page that watch_code() named, or GuestMemory told of a
+    // The interpreter stored into a page that watch_code() or watch_writes() named, or GuestMemory told of a
     // write to it. ram_offset: of the page. May call watch_code() and unwatch_code(). Nothing
     // may be translated from the page before the call of the interpreter is over.
     virtual void code_written(std::uint64_t ram_offset) noexcept = 0;
-    // The interpreter is about to decode code of this page of RAM: from now on it wants to
-    // hear of writes that it does not make itself; see Interpreter::code_changed().
+    // The interpreter is about to decode code of this page of RAM, which watch_code() has not
+    // named: from now on it wants to hear of writes that it does not make itself; see
+    // Interpreter::code_changed(), which may be called at once.
     virtual void code_decoded(std::uint64_t ram_offset) noexcept
     {
         static_cast<void>(ram_offset);
@@ -167,6 +168,11 @@ public:
     // for stores.
     virtual void watch_code(std::uint64_t ram_offset) = 0;
     virtual void unwatch_code(std::uint64_t ram_offset) = 0;
+    // As watch_code(), but for code that somebody else has: Observer::code_written() is told, and
+    // the instructions of execute() stop after the one that wrote if the observer has it so by
+    // request_attention().
+    virtual void watch_writes(std::span<const std::uint64_t> ram_offsets) = 0;
+    virtual void unwatch_writes(std::uint64_t ram_offset) = 0;
     // The page of RAM has decoded or watched code: writes that neither the interpreter nor
     // GuestMemory sees have to be told by code_changed().
     [[nodiscard]] virtual bool holds_code(std::uint64_t ram_offset) const = 0;

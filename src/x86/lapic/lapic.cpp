@@ -207,9 +207,21 @@ std::uint32_t LocalApic::ldr() const
     return reg(LDR);
 }
 
-bool LocalApic::matches(const ApicMessage& message, bool sender) const
+LocalApic::Address LocalApic::address() const
 {
-    if (!enabled()) return false;
+    Address address;
+    address.id = config_.id;
+    address.logical_id = x2apic() ? ldr() : reg(LDR) >> 24;
+    address.model = static_cast<std::uint8_t>(reg(DFR) >> 28);
+    address.enabled = enabled();
+    address.x2apic = x2apic();
+    address.accepts = software_enabled();
+    return address;
+}
+
+bool LocalApic::matches(const ApicMessage& message, const Address& address, bool sender)
+{
+    if (!address.enabled) return false;
     switch (message.shorthand) {
     case Shorthand::self: return sender;
     case Shorthand::all: return true;
@@ -218,13 +230,13 @@ bool LocalApic::matches(const ApicMessage& message, bool sender) const
     }
     const std::uint32_t destination = message.destination;
     if (destination == ApicMessage::broadcast) return true;
-    if (!message.logical) return destination == config_.id;
-    if (x2apic()) {
-        return destination >> 16 == ldr() >> 16 && (destination & ldr() & 0xffff) != 0;
+    if (!message.logical) return destination == address.id;
+    const std::uint32_t logical_id = address.logical_id;
+    if (address.x2apic) {
+        return destination >> 16 == logical_id >> 16 && (destination & logical_id & 0xffff) != 0;
     }
     if (destination > 0xff) return false;
-    const std::uint32_t logical_id = reg(LDR) >> 24;
-    switch (reg(DFR) >> 28) {
+    switch (address.model) {
     case 0xf:
         return (destination & logical_id) != 0;
     case 0x0:

@@ -153,7 +153,22 @@ public:
 
     // ---- messages ---------------------------------------------------------------------------
     // Is this one of its destinations? `sender`: it sent the message itself.
-    [[nodiscard]] bool matches(const ApicMessage& message, bool sender) const;
+    [[nodiscard]] bool matches(const ApicMessage& message, bool sender) const
+    {
+        return matches(message, address(), sender);
+    }
+    // What decides that: for a sender who has no other view of the APIC.
+    struct Address {
+        std::uint32_t id = 0;
+        std::uint32_t logical_id = 0;  // xAPIC: 8 bits
+        std::uint8_t model = 0;        // xAPIC: DFR bits 31:28
+        bool enabled = false, x2apic = false;
+        bool accepts = false;          // software-enabled: accept() takes interrupts
+
+        bool operator==(const Address&) const = default;
+    };
+    [[nodiscard]] Address address() const;
+    [[nodiscard]] static bool matches(const ApicMessage& message, const Address& address, bool sender);
     Accepted accept(const ApicMessage& message);
     [[nodiscard]] std::uint8_t arbitration_priority() const;
 

@@ -1,7 +1,7 @@
 // The arena: the memory (a memfd) that the VMM makes for one worker, and what the worker
 // finds in it when it starts.
 //
-//   Mailbox │ Setup │ DoorbellTable │ code map: one bit a page of memory (GuestMemory::share_code_map())
+//   Mailbox │ Setup
 //
 // The descriptors that a worker is started with are below; it has no others but stderr.
 #pragma once
@@ -9,7 +9,7 @@
 #include <csignal>
 #include <cstdint>
 
-#include "engine/translate/link/doorbell_table.h"
+#include "engine/translate/link/commons.h"
 #include "engine/translate/link/mailbox.h"
 #include "engine/translate/link/user_link.h"
 #include "x86/cpuid.h"
@@ -19,14 +19,17 @@ namespace doppel::engine::translate {
 inline constexpr int arena_fd = 3;
 inline constexpr int ram_fd = 4;
 inline constexpr int lifeline_fd = 5;      // a pipe's read end: its end of file ends the worker
-inline constexpr int doorbell_fd = 6;      // eventfds, doorbell_count of them, to write to
+inline constexpr int commons_fd = 6;       // link/commons.h
+inline constexpr int doorbell_fd = 7;      // eventfds, doorbell_count of them, to write to
 inline constexpr int file_fd = doorbell_fd + static_cast<int>(doorbell_count);  // memory's files
 inline constexpr int first_free_fd = file_fd + static_cast<int>(memory_files_max);
 
-// Sent by the VMM to the worker's vCPU thread when Mailbox::in_guest says in_guest_code; the
+// Sent by the VMM to the worker's vCPU thread when Seat::in_guest says in_guest_code; the
 // timer's signal is the worker's own.
 inline int kick_signal() { return SIGRTMIN + 1; }
 inline int timer_signal() { return SIGRTMIN; }
+// Sent by other workers: Seat::notes are to be taken now.
+inline int summons_signal() { return SIGRTMIN + 2; }
 
 struct SetupSlot {
     std::uint64_t start, size, offset;
@@ -58,22 +61,15 @@ struct Setup {
     // harmless: the VMM names the worker's process with it.
     std::atomic<std::uint32_t> worker_thread;
 };
-inline constexpr std::uint32_t setup_version = 3;
+inline constexpr std::uint32_t setup_version = 4;
 
 namespace arena_offset {
 inline constexpr std::uint64_t page = 4096;
 inline constexpr std::uint64_t mailbox = 0;
 inline constexpr std::uint64_t setup = (sizeof(Mailbox) + page - 1) & ~(page - 1);
-inline constexpr std::uint64_t doorbells = setup + ((sizeof(Setup) + page - 1) & ~(page - 1));
-inline constexpr std::uint64_t code_map =
-    doorbells + ((sizeof(DoorbellTable) + page - 1) & ~(page - 1));
 }  // namespace arena_offset
 
-// memory_end: GuestMemory::end().
-inline std::uint64_t arena_size(std::uint64_t memory_end)
-{
-    const std::uint64_t words = (memory_end / arena_offset::page + 63) / 64;
-    return arena_offset::code_map + ((words * 8 + arena_offset::page - 1) & ~(arena_offset::page - 1));
-}
+inline constexpr std::uint64_t arena_size =
+    arena_offset::setup + ((sizeof(Setup) + arena_offset::page - 1) & ~(arena_offset::page - 1));
 
 }  // namespace doppel::engine::translate

@@ -51,11 +51,6 @@ struct Event {
 
 inline constexpr unsigned event_count = 1024;  // a power of two
 
-// Mailbox::in_guest: how the worker is made to look at `attention`.
-inline constexpr std::uint32_t in_engine = 0;     // it looks before it runs guest code
-inline constexpr std::uint32_t in_guest_code = 1; // by the kick signal
-inline constexpr std::uint32_t asleep_in_hlt = 2; // by a futex wake of `attention`
-
 // Mailbox::place: what the vCPU thread is at, for the VMM's samples. Believed by nobody else.
 enum class Place : std::uint32_t {
     engine,       // all else: exits, dispatch, the local APIC
@@ -87,11 +82,8 @@ struct Mailbox {
     std::uint64_t instructions;                           // interpreted or counted so far
     std::uint32_t between_instructions;                   // 0: run has to finish one first
 
-    // Set by anyone who wants the worker to look (with the kick signal if it runs guest code,
-    // a futex wake if it sleeps in HLT).
-    alignas(64) std::atomic<std::uint32_t> attention;     // futex
-    std::atomic<std::uint32_t> kicked;                    // run() is to return Reply::kick
-    std::atomic<std::uint32_t> in_guest;                  // worker: see Whereabouts
+    // What Seat::attention (link/commons.h) announces, with the events.
+    alignas(64) std::atomic<std::uint32_t> kicked;        // run() is to return Reply::kick
     std::atomic<std::uint32_t> all_memory_written;        // too many memory_written for the ring
     alignas(64) std::atomic<std::uint32_t> event_head;    // VMM (under its own lock)
     alignas(64) std::atomic<std::uint32_t> event_tail;    // worker

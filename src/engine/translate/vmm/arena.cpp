@@ -17,21 +17,17 @@ base::Result<Arena> Arena::create(const EngineConfig& config, unsigned vcpu_inde
     if (slots.size() > slots_max || files.size() > memory_files_max || cpuid.size() > cpuid_entries_max) {
         return base::host_error("The translate engine has no room for this machine's description");
     }
-    const std::uint64_t size = arena_size(config.memory.end());
     Arena arena;
     arena.fd_ = base::Fd{::memfd_create("doppel-arena", MFD_CLOEXEC)};
-    if (!arena.fd_.valid() || ::ftruncate(arena.fd_.get(), static_cast<off_t>(size)) != 0) {
+    if (!arena.fd_.valid() || ::ftruncate(arena.fd_.get(), static_cast<off_t>(arena_size)) != 0) {
         return base::errno_error(base::ErrorKind::host, "Cannot create a memfd", errno);
     }
-    arena.region_ = TRY(base::MappedRegion::map(size, PROT_READ | PROT_WRITE,
+    arena.region_ = TRY(base::MappedRegion::map(arena_size, PROT_READ | PROT_WRITE,
                                                 MAP_SHARED | MAP_NORESERVE, arena.fd_.get()));
     std::byte* const base = arena.region_.data();
-    // SAFETY: the region is page-aligned and has room for all four. The code map's words are
-    // the zeros of a new file, which are atomics of zero.
+    // SAFETY: the region is page-aligned and has room for both.
     arena.mailbox_ = new (base + arena_offset::mailbox) Mailbox{};
     arena.setup_ = new (base + arena_offset::setup) Setup{};
-    arena.doorbells_ = new (base + arena_offset::doorbells) DoorbellTable{};
-    arena.code_map_ = reinterpret_cast<std::atomic<std::uint64_t>*>(base + arena_offset::code_map);
 
     Setup& setup = *arena.setup_;
     setup.version = setup_version;

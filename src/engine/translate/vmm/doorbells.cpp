@@ -19,12 +19,6 @@ void WorkerDoorbells::attach(DoorbellTable& table)
     }
 }
 
-void WorkerDoorbells::detach()
-{
-    const auto guard = lock();
-    table_ = nullptr;
-}
-
 base::Result<void> WorkerDoorbells::bound(unsigned index, int, const bus::DoorbellAddress& address)
 {
     if (table_ != nullptr) write_doorbell(*table_, index, &address);

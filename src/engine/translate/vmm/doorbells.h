@@ -17,9 +17,8 @@ class WorkerDoorbells final : public bus::DoorbellSet {
 public:
     // Opens all of them.
     base::Result<DoorbellEvents> events();
-    // From now on until detach(), what is bound is written there.
+    // From now on what is bound is written there, too. The table outlives this.
     void attach(DoorbellTable& table);
-    void detach();
 
 protected:
     base::Result<void> bound(unsigned index, int event, const bus::DoorbellAddress& address) override;

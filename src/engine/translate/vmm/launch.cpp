@@ -52,7 +52,7 @@ struct Failure {
 };
 
 struct ChildPlan {
-    int null_device, arena, ram, lifeline, program, report;  // all at least above_all_fixed
+    int null_device, arena, commons, ram, lifeline, program, report;  // all at least above_all_fixed
     DoorbellEvents doorbells;                                // these, too
     unsigned file_count;
     std::array<int, memory_files_max> files;
@@ -84,8 +84,8 @@ struct ChildPlan {
     constexpr int report = first_free_fd + 1;
     bool arranged =
         ::dup2(plan.null_device, STDIN_FILENO) >= 0 && ::dup2(plan.null_device, STDOUT_FILENO) >= 0 &&
-        ::dup2(plan.arena, arena_fd) >= 0 && ::dup2(plan.ram, ram_fd) >= 0 &&
-        ::dup2(plan.lifeline, lifeline_fd) >= 0 && ::dup3(plan.program, program, O_CLOEXEC) >= 0 &&
+        ::dup2(plan.arena, arena_fd) >= 0 && ::dup2(plan.commons, commons_fd) >= 0 &&
+        ::dup2(plan.ram, ram_fd) >= 0 && ::dup2(plan.lifeline, lifeline_fd) >= 0 && ::dup3(plan.program, program, O_CLOEXEC) >= 0 &&
         ::dup3(plan.report, report, O_CLOEXEC) >= 0;
     for (unsigned i = 0; i < doorbell_count; ++i) {
         arranged = arranged && ::dup2(plan.doorbells[i], doorbell_fd + static_cast<int>(i)) >= 0;
@@ -185,7 +185,7 @@ std::string launch_problem()
     return {};
 }
 
-base::Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(int arena,
+base::Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(int arena, int commons,
                                                                    const memory::GuestMemory& memory,
                                                                    const DoorbellEvents& doorbells)
 {
@@ -197,10 +197,10 @@ base::Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(int arena,
     Pipe lifeline = TRY(make_pipe());
     Pipe report = TRY(make_pipe());
     base::Fd copies[] = {TRY(duplicate(null_device.get())), TRY(duplicate(arena)),
-                               TRY(duplicate(memory.fd())), TRY(duplicate(lifeline.read.get())),
-                               TRY(duplicate(program.get())), TRY(duplicate(report.write.get()))};
+                         TRY(duplicate(commons)), TRY(duplicate(memory.fd())), TRY(duplicate(lifeline.read.get())),
+                         TRY(duplicate(program.get())), TRY(duplicate(report.write.get()))};
     ChildPlan plan{copies[0].get(), copies[1].get(), copies[2].get(), copies[3].get(),
-                   copies[4].get(), copies[5].get(), {}, 0, {}};
+                   copies[4].get(), copies[5].get(), copies[6].get(), {}, 0, {}};
     std::array<base::Fd, doorbell_count> events;
     for (unsigned i = 0; i < doorbell_count; ++i) {
         events[i] = TRY(duplicate(doorbells[i]));
@@ -223,7 +223,7 @@ base::Result<std::unique_ptr<WorkerProcess>> WorkerProcess::start(int arena,
 
     // End of file: it became the worker, which closed its end.
     report.write.reset();
-    copies[5].reset();
+    copies[6].reset();
     Failure failure{};
     ssize_t got = 0;
     do {

@@ -25,7 +25,7 @@ class WorkerProcess {
 public:
     // The worker gets copies of all descriptors. Any thread; the child of a process with
     // threads, it does nothing but system calls before it becomes another program.
-    static base::Result<std::unique_ptr<WorkerProcess>> start(int arena,
+    static base::Result<std::unique_ptr<WorkerProcess>> start(int arena, int commons,
                                                               const memory::GuestMemory& memory,
                                                               const DoorbellEvents& doorbells);
     // Kills it, and with it whatever it started.

@@ -101,29 +101,23 @@ void EventPost::kick()
 
 void EventPost::poke()
 {
-    // Set already: whoever set it has done the rest, or is about to. The worker clears it
-    // before it looks at what it announces.
-    if (mailbox_.attention.exchange(1, std::memory_order_seq_cst) != 0) return;
-    const std::uint32_t where = mailbox_.in_guest.load(std::memory_order_seq_cst);
-    if (where == in_guest_code) {
-        signals_.fetch_add(1, std::memory_order_relaxed);
+    const Poked poked = translate::poke(seat_, [this] {
         process_.signal(static_cast<pid_t>(setup_.worker_thread.load(std::memory_order_relaxed)),
                         kick_signal());
-    } else if (where == asleep_in_hlt || vmm_waits_.load(std::memory_order_seq_cst)) {
-        wakes_.fetch_add(1, std::memory_order_relaxed);
-        futex_wake(mailbox_.attention);
-    }
+    });
+    if (poked == Poked::signal) signals_.fetch_add(1, std::memory_order_relaxed);
+    if (poked == Poked::wake) wakes_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void EventPost::wait(std::uint64_t deadline_ns)
 {
     const timespec deadline = to_timespec(deadline_ns);
-    vmm_waits_.store(true, std::memory_order_seq_cst);
-    while (mailbox_.attention.load(std::memory_order_seq_cst) == 0 &&
+    seat_.vmm_waits.store(1, std::memory_order_seq_cst);
+    while (seat_.attention.load(std::memory_order_seq_cst) == 0 &&
            mailbox_.kicked.load(std::memory_order_seq_cst) == 0 && monotonic_ns() < deadline_ns) {
-        futex_wait(mailbox_.attention, 0, &deadline);
+        futex_wait(seat_.attention, 0, &deadline);
     }
-    vmm_waits_.store(false, std::memory_order_relaxed);
+    seat_.vmm_waits.store(0, std::memory_order_relaxed);
 }
 
 EventPost::Counters EventPost::counters() const

@@ -12,8 +12,8 @@ namespace doppel::engine::translate {
 // Threads: any.
 class EventPost {
 public:
-    EventPost(Mailbox& mailbox, const Setup& setup, const WorkerProcess& process)
-        : mailbox_(mailbox), setup_(setup), process_(process)
+    EventPost(Mailbox& mailbox, Seat& seat, const Setup& setup, const WorkerProcess& process)
+        : mailbox_(mailbox), seat_(seat), setup_(setup), process_(process)
     {
     }
 
@@ -42,6 +42,7 @@ private:
     void poke();
 
     Mailbox& mailbox_;
+    Seat& seat_;
     const Setup& setup_;
     const WorkerProcess& process_;
     mutable std::mutex mutex_;    // the ring's head, and what follows
@@ -50,7 +51,6 @@ private:
     std::deque<Event> backlog_;   // what did not fit
     std::uint64_t events_ = 0, merged_ = 0;
     std::atomic<std::uint64_t> signals_{0}, wakes_{0};
-    std::atomic<bool> vmm_waits_{false};
 };
 
 }  // namespace doppel::engine::translate

@@ -18,8 +18,6 @@ constexpr std::uint64_t second = 1'000'000'000;
 constexpr std::uint64_t look_every = second / 10;
 // A worker that does not answer for so long (when kicked, if it runs guest code) never will.
 constexpr std::uint64_t patience = 20 * second;
-// Larger writes are posted without a look at every page.
-constexpr std::uint64_t large_write = 1u << 20;
 
 // The worker may change what it shows at any time: one load, then checks.
 template <typename T>
@@ -41,32 +39,37 @@ std::string text_of(const char (&shared)[size])
 
 }  // namespace
 
-TranslateVcpu::TranslateVcpu(const EngineConfig& config, bus::InterruptSource* const& source,
-                             WorkerDoorbells& doorbells, Arena arena,
-                             std::unique_ptr<WorkerProcess> process)
-    : config_(config), source_(source), doorbells_(doorbells), arena_(std::move(arena)),
-      mailbox_(arena_.mailbox()), process_(std::move(process)),
-      post_(mailbox_, arena_.setup(), *process_), run_delay_(process_->pid()),
+base::Result<StartedWorker> StartedWorker::start(const EngineConfig& config, unsigned index,
+                                                 const SharedCommons& commons,
+                                                 const DoorbellEvents& doorbells)
+{
+    Arena arena = TRY(Arena::create(config, index));
+    auto process = TRY(WorkerProcess::start(arena.fd(), commons.fd(), config.memory, doorbells));
+    commons.all().workers[index] = process->pid();
+    return StartedWorker{std::move(arena), std::move(process)};
+}
+
+TranslateVcpu::TranslateVcpu(const EngineConfig& config, unsigned index,
+                             bus::InterruptSource* const& source, const SharedCommons& commons,
+                             StartedWorker worker)
+    : config_(config), source_(source), commons_(commons), arena_(std::move(worker.arena)),
+      mailbox_(arena_.mailbox()), seat_(commons.seat(index)), process_(std::move(worker.process)),
+      post_(mailbox_, seat_, arena_.setup(), *process_), run_delay_(process_->pid()),
       looks_max_(looks_in(spin_ns_max)), looks_(looks_max_ / fewest_parts), spin_(looks_max_)
 {
-    doorbells_.attach(arena_.doorbells());
 }
 
 base::Result<std::unique_ptr<TranslateVcpu>> TranslateVcpu::create(
     const EngineConfig& config, unsigned index, bus::InterruptSource* const& source,
-    WorkerDoorbells& doorbells)
+    const SharedCommons& commons, StartedWorker worker)
 {
-    Arena arena = TRY(Arena::create(config, index));
-    const DoorbellEvents events = TRY(doorbells.events());
-    auto process = TRY(WorkerProcess::start(arena.fd(), config.memory, events));
     std::unique_ptr<TranslateVcpu> vcpu{
-        new TranslateVcpu{config, source, doorbells, std::move(arena), std::move(process)}};
+        new TranslateVcpu{config, index, source, commons, std::move(worker)}};
     const auto ready = vcpu->call(Request::none);
     if (!ready) return base::host_error(vcpu->failure_);
     if (*ready != Reply::done) {
         return base::host_error("The translate engine's worker cannot start: " + text_of(vcpu->mailbox_.text));
     }
-    config.memory.add_listener(*vcpu);
     return vcpu;
 }
 
@@ -141,7 +144,7 @@ bool TranslateVcpu::replied_or_sampled(std::uint64_t now_ns, std::uint64_t ns) c
     samples_.pass(passed);
     if (!replied && passed >= sample_in) {
         samples_.take(mailbox_.place.load(std::memory_order_relaxed),
-                      mailbox_.in_guest.load(std::memory_order_relaxed) == asleep_in_hlt);
+                      seat_.in_guest.load(std::memory_order_relaxed) == asleep_in_hlt);
     }
     return replied;
 }
@@ -332,21 +335,6 @@ void TranslateVcpu::counters(base::CounterList& list) const
         std::from_chars(line.data() + space + 1, line.data() + line.size(), value);
         list.add(std::string{line.substr(0, space)}, value);
     }
-}
-
-// ---- memory ------------------------------------------------------------------------------------
-
-void TranslateVcpu::on_write(base::Gpa start, std::uint64_t size) noexcept
-{
-    bool code = size >= large_write;
-    for (std::uint64_t done = 0; done < size && !code;) {
-        const base::Gpa at = start + done;
-        if (const memory::Slot* slot = config_.memory.find(at)) {
-            code = arena_.holds_code(slot->offset + (at.value - slot->start.value));
-        }
-        done += base::page_size - at.page_offset();
-    }
-    if (code) post_.post({Event::memory_written, 0, start.value, size});
 }
 
 }  // namespace doppel::engine::translate

@@ -2,7 +2,7 @@
 // waits, and hands the worker's exits to the VM loop.
 //
 //   vCPU thread:  run() = { Request::run; await; answer acknowledge and EOI; Reply ─▶ Exit }
-//   any thread:   deliver(), inject_nmi(), kick(), writes to memory ─▶ EventPost
+//   any thread:   post(), kick() ─▶ EventPost
 //
 // Lock rule as in engine/interpret/vcpu.h: calls to the InterruptSource, which take the device
 // lock, are made from run() with no lock of ours held; EventPost's mutex may be taken with the
@@ -21,17 +21,29 @@
 #include "engine/translate/vmm/post.h"
 #include "engine/translate/vmm/run_delay.h"
 #include "engine/translate/vmm/samples.h"
+#include "engine/translate/vmm/shared_commons.h"
 
 namespace doppel::engine::translate {
 
-class TranslateVcpu final : public Vcpu, private memory::WriteListener {
+// A worker that has begun: the first half of creating a vCPU.
+struct StartedWorker {
+    Arena arena;
+    std::unique_ptr<WorkerProcess> process;
+
+    static base::Result<StartedWorker> start(const EngineConfig& config, unsigned index,
+                                             const SharedCommons& commons,
+                                             const DoorbellEvents& doorbells);
+};
+
+class TranslateVcpu final : public Vcpu {
 public:
-    // `source` is where the engine keeps what connect() gave it; nullptr inside: nobody.
+    // `source` is where the engine keeps what connect() gave it; nullptr inside: nobody. All workers
+    // of the VM have been started: it waits until this one has set itself up.
     static base::Result<std::unique_ptr<TranslateVcpu>> create(const EngineConfig& config,
                                                                unsigned index,
                                                                bus::InterruptSource* const& source,
-                                                               WorkerDoorbells& doorbells);
-    ~TranslateVcpu() override { doorbells_.detach(); }
+                                                               const SharedCommons& commons,
+                                                               StartedWorker worker);
 
     // Vcpu
     Exit run() noexcept override;
@@ -53,11 +65,8 @@ public:
     void reset_apic() noexcept;
 
 private:
-    TranslateVcpu(const EngineConfig& config, bus::InterruptSource* const& source,
-                  WorkerDoorbells& doorbells, Arena arena, std::unique_ptr<WorkerProcess> process);
-
-    // WriteListener
-    void on_write(base::Gpa start, std::uint64_t size) noexcept override;
+    TranslateVcpu(const EngineConfig& config, unsigned index, bus::InterruptSource* const& source,
+                  const SharedCommons& commons, StartedWorker worker);
 
     void send(Request request) const noexcept;
     // Nothing: there will be no reply, see failure_.
@@ -73,9 +82,10 @@ private:
 
     EngineConfig config_;
     bus::InterruptSource* const& source_;
-    WorkerDoorbells& doorbells_;
+    const SharedCommons& commons_;
     Arena arena_;
     Mailbox& mailbox_;
+    Seat& seat_;
     std::unique_ptr<WorkerProcess> process_;
     EventPost post_;
     mutable RunDelay run_delay_;

@@ -6,6 +6,7 @@
 #include "base/result.h"
 #include "engine/translate/link/doorbell_table.h"
 #include "engine/translate/link/mailbox.h"
+#include "engine/translate/worker/siblings.h"
 #include "engine/translate/worker/vmm_link.h"
 #include "engine/translate/worker/worker_clock.h"
 #include "memory/guest_memory.h"
@@ -21,6 +22,7 @@ struct WorkerResources {
     Mailbox& mailbox;
     VmmLink& link;
     const DoorbellTable& doorbells;
+    Siblings& siblings;
     unsigned index = 0;           // of the vCPU
     std::uint64_t lock_step = 0;  // Setup::lock_step
 };

@@ -61,7 +61,7 @@ WindowConfig supervisor_window_config()
 
 Executor::Executor(const Parts& parts)
     : interpreter_(parts.interpreter), registers_(parts.interpreter.direct()),
-      memory_(parts.memory), cpuid_(parts.cpuid), attention_(parts.attention), place_(parts.place),
+      memory_(parts.memory), cpuid_(parts.cpuid), siblings_(parts.siblings), attention_(parts.attention), place_(parts.place),
       supervisor_cache_(supervisor_cache_config(parts.supervisor_code_alias), parts.cpuid),
       user_cache_(user_cache_config(parts.processes), parts.cpuid),
       supervisor_mapper_(parts.memory),
@@ -89,7 +89,7 @@ Executor::Stop Executor::run(std::uint64_t budget)
         switch (next) {
         case Next::dispatch: next = dispatch(); break;
         case Next::resume: next = enter(); break;
-        case Next::stop: return stop_;
+        case Next::stop: settle(); return stop_;
         }
     }
 }
@@ -102,7 +102,7 @@ void Executor::want_interrupt_window(bool wanted)
 
 bool Executor::must_leave() const
 {
-    return attention_.load(std::memory_order_acquire) != 0 ||
+    return (attention_.load(std::memory_order_acquire) & called) != 0 ||
            (window_wanted_ && !in_context_ && interpreter_.interruptible());
 }
 
@@ -153,6 +153,8 @@ Executor::Next Executor::dispatch()
     if (lock_step_ != nullptr && !lock_step_->difference().empty()) {
         return fail(lock_step_->difference());
     }
+    settle();
+    settled_drops_ = false;  // no code is being run
     if (flush_.any) at(Place::windows, [this] { return apply_flushes(), 0; });
     if (must_leave()) {
         stop_ = Stop::attention;
@@ -265,12 +267,17 @@ void Executor::note_vector_state()
 Executor::Next Executor::enter()
 {
     if (lock_step_ != nullptr && begin_check()) return Next::dispatch;
-    if (must_leave()) {
+    settle();
+    const bool stale = in_dropped_code();
+    if (stale || must_leave()) {
+        const bool stop = must_leave();
         if (unload_at_point()) {
             stop_ = Stop::attention;
-            return Next::stop;
+            return stop ? Next::stop : Next::dispatch;
         }
         stepping_ = true;
+    } else {
+        stepping_ = false;
     }
     context().exit = resume_exit_;
     return mode_.user ? enter_user() : enter_supervisor();
@@ -583,9 +590,11 @@ Executor::Next Executor::after_code_write(std::uint64_t linear)
         const std::uint64_t page = piece->offset & ~base::page_mask;
         const bool own = (running->ram_offset & ~base::page_mask) == page ||
                          running->second_page == page;
-        if (!own) {
+        // Code of siblings goes once the write has been done: the interpreter does it.
+        if (!own && !siblings_.others_hold(page)) {
             interpreter_.code_changed(page, base::page_size);
             drop_code(page);
+            interpreter_.unwatch_writes(page);
             return Next::resume;  // faults again and finds the page without code
         }
     }

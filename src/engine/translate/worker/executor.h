@@ -30,6 +30,7 @@
 #include "engine/translate/worker/code_pages.h"
 #include "engine/translate/worker/device_sites.h"
 #include "engine/translate/worker/lock_step.h"
+#include "engine/translate/worker/siblings.h"
 #include "engine/translate/worker/supervisor_mapper.h"
 #include "memory/guest_memory.h"
 
@@ -49,12 +50,15 @@ public:
         const x86::CpuidPolicy& cpuid;
         UserProcesses& processes;
         std::uint8_t* supervisor_code_alias = nullptr;  // writable, layout.h's size
-        // Not zero: something waits outside; run() then returns Stop::attention.
-        const std::atomic<std::uint32_t>& attention;
+        Siblings& siblings;
+        // called: something waits outside; run() then returns Stop::attention. summoned: the
+        // siblings' notes are to be taken.
+        std::atomic<std::uint32_t>& attention;
         std::atomic<Place>& place;                      // kept up to date
         unsigned spaces = 16;
         std::uint64_t lock_step = 0;  // LockStep::Parts::one_in; 0: no lock-step
     };
+    static constexpr std::uint32_t called = 1, summoned = 2;
     explicit Executor(const Parts& parts);
     ~Executor() override;
 
@@ -65,6 +69,9 @@ public:
     // The state is about to be read or replaced from outside.
     void export_state();
     void forget_all();
+    // Tells the siblings what was written to, and takes their notes. Between instructions, or
+    // before translated code is resumed.
+    void settle();
     // The guest's TSC is the host's plus this.
     void set_tsc_offset(std::uint64_t offset) { tsc_offset_ = offset; }
 
@@ -182,6 +189,13 @@ private:
     void protect(std::uint64_t ram_page);
     [[nodiscard]] bool rewritten_often(std::uint64_t ram_page);
     [[nodiscard]] bool must_leave() const;
+    // executor_siblings.cpp
+    void tell_siblings();
+    void take_notes();
+    void find_lost_notes();
+    void protect_all(const std::vector<std::uint64_t>& ram_pages);
+    void show_nothing();
+    [[nodiscard]] bool in_dropped_code();
     void refresh(AddressSpace& space);
     // Carries out what the guest flushed since translated code last ran.
     void apply_flushes();
@@ -204,7 +218,8 @@ private:
     interpret::Interpreter::Registers registers_;
     memory::GuestMemory& memory_;
     const x86::CpuidPolicy& cpuid_;
-    const std::atomic<std::uint32_t>& attention_;
+    Siblings& siblings_;
+    std::atomic<std::uint32_t>& attention_;
     std::atomic<Place>& place_;
 
     CodeCache supervisor_cache_;
@@ -292,6 +307,9 @@ private:
         std::uint64_t at = 0;  // host TSC of the last
     };
     std::unordered_map<std::uint64_t, Drops> drops_;  // by RAM page
+    std::vector<std::uint64_t> to_tell_, telling_;    // RAM pages that siblings have code of
+    Siblings::Notes notes_;
+    bool settled_drops_ = false;  // settle() has dropped code since enter() last looked
     DeviceSites devices_;
 };
 

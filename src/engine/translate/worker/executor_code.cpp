@@ -96,6 +96,7 @@ Block* Executor::translate_block(CodeCache& code, std::uint64_t rip, std::uint64
     ++code_version_;
     if (block.second_page == Block::no_page) return &block;
     watch(second);
+    if (block.dropped) return nullptr;
     if (std::memcmp(joined.data() + source.own_bytes, memory_.ram() + second, tail) == 0) return &block;
     code.drop_page(second);  // written before anybody watched it
     return nullptr;
@@ -104,9 +105,16 @@ Block* Executor::translate_block(CodeCache& code, std::uint64_t rip, std::uint64
 // Writes to the page are reported from now on, and no window shows it writable.
 void Executor::watch(std::uint64_t ram_page)
 {
-    const bool protected_already = interpreter_.holds_code(ram_page);
-    interpreter_.watch_code(ram_page);
-    if (!protected_already) protect(ram_page);
+    for (;;) {
+        const bool protected_already = interpreter_.holds_code(ram_page);
+        const bool announced = !siblings_.any() || siblings_.holds(ram_page);
+        interpreter_.watch_code(ram_page);
+        if (!protected_already) protect(ram_page);
+        if (announced) return;
+        siblings_.announce(ram_page);
+        settle();
+        if (siblings_.holds(ram_page)) return;  // else somebody has written to it
+    }
 }
 
 // To what is there already: each such jump would leave once.

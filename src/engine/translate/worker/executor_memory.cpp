@@ -96,12 +96,21 @@ void Executor::pcid_flushed(unsigned type, std::uint16_t pcid, std::uint64_t lin
 
 void Executor::code_written(std::uint64_t ram_offset) noexcept
 {
-    drop_code(ram_offset & ~base::page_mask);
+    const std::uint64_t page = ram_offset & ~base::page_mask;
+    drop_code(page);
+    if (!siblings_.any()) return;
+    // Told of after the instruction, which may have yet to write.
+    to_tell_.push_back(page);
+    interpreter_.request_attention();
 }
 
 void Executor::code_decoded(std::uint64_t ram_offset) noexcept
 {
-    protect(ram_offset & ~base::page_mask);
+    const std::uint64_t page = ram_offset & ~base::page_mask;
+    protect(page);
+    if (!siblings_.any()) return;
+    siblings_.announce(page);
+    settle();
 }
 
 void Executor::on_write(base::Gpa start, std::uint64_t size) noexcept

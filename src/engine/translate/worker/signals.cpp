@@ -78,7 +78,8 @@ void on_crash(int signal, siginfo_t* info, void* context)
 void on_wake(int signal, siginfo_t* info, void* context)
 {
     if (signal == timer_signal()) WorkerClock::expired(*info);
-    wake_handler(wake_argument, *static_cast<ucontext_t*>(context));
+    wake_handler(wake_argument, *static_cast<ucontext_t*>(context),
+                 signal == summons_signal() ? Wake::summons : Wake::outside);
 }
 
 base::Result<void> install(int signal, void (*handler)(int, siginfo_t*, void*), int flags)
@@ -127,6 +128,7 @@ base::Result<void> handle_wakes(WakeHandler handler, void* argument)
     wake_handler = handler;
     wake_argument = argument;
     TRY(install(kick_signal(), on_wake, SA_RESTART));
+    TRY(install(summons_signal(), on_wake, SA_RESTART));
     return install(timer_signal(), on_wake, SA_RESTART);
 }
 

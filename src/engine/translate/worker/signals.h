@@ -4,15 +4,22 @@
 
 #include <signal.h>
 
+#include <cstdint>
+
 #include "base/result.h"
 #include "engine/translate/link/mailbox.h"
 
 namespace doppel::engine::translate {
 
+enum class Wake : std::uint8_t {
+    outside,  // a kick or a timer
+    summons,  // siblings: notes about code are to be taken
+};
+
 // What a kick or a timer does besides the timer's own callback. Runs in the handler, on the
 // alternate stack, wherever the thread was: no locks, no memory allocation, and no
 // thread-local storage, since FS.base may be the guest's.
-using WakeHandler = void (*)(void* argument, ucontext_t& context);
+using WakeHandler = void (*)(void* argument, ucontext_t& context, Wake why);
 
 // Of the calling thread: its alternate stack, on which all of our handlers run.
 base::Result<void> use_signal_stack();

@@ -71,6 +71,7 @@ public:
             .cpuid = resources().cpuid,
             .processes = *processes_,
             .supervisor_code_alias = std::bit_cast<std::uint8_t*>(memory_.code_alias.data()),
+            .siblings = resources().siblings,
             .attention = attention_,
             .place = resources().mailbox.place,
             .spaces = 80,
@@ -86,7 +87,7 @@ protected:
         executor_->set_tsc_offset(resources().mailbox.tsc_base + guest_tsc_offset_);
         const Stop stop = executor_->run(instructions);
         // Seen: the caller looks at everything that it may stand for.
-        if (stop == Stop::attention) attention_.store(0, std::memory_order_seq_cst);
+        if (stop == Stop::attention) attention_.fetch_and(~Executor::called, std::memory_order_seq_cst);
         return stop;
     }
     void state_loaded() override { executor_->forget_all(); }
@@ -101,9 +102,11 @@ protected:
         if (executor_->failure().empty()) return {};
         return executor_->failure() + "\nlast exits:\n" + executor_->flight_recorder();
     }
-    void on_wake(ucontext_t& interrupted) noexcept override
+    void take_notes() override { executor_->settle(); }
+    void on_wake(ucontext_t& interrupted, Wake why) noexcept override
     {
-        attention_.store(1, std::memory_order_seq_cst);
+        attention_.fetch_or(why == Wake::summons ? Executor::summoned : Executor::called,
+                            std::memory_order_seq_cst);
         interrupt_supervisor(interrupted);
     }
     void tsc_offset_changed(std::uint64_t offset) noexcept override

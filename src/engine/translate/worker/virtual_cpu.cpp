@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 #include <string>
 #include <utility>
@@ -43,8 +44,8 @@ x86::LapicConfig lapic_config(const WorkerResources& resources)
 }  // namespace
 
 VirtualCpu::VirtualCpu(const WorkerResources& resources)
-    : resources_(resources), mailbox_(resources.mailbox), doorbells_(resources.doorbells),
-      apic_(lapic_config(resources))
+    : resources_(resources), mailbox_(resources.mailbox), seat_(resources.siblings.seat()),
+      doorbells_(resources.doorbells), apic_(lapic_config(resources))
 {
 }
 
@@ -57,10 +58,10 @@ base::Result<void> VirtualCpu::initialise()
     timer_ = resources_.clock.create_timer(
         [this] { timer_expired_.store(true, std::memory_order_relaxed); });
     TRY(handle_wakes(
-        [](void* cpu, ucontext_t& context) {
+        [](void* cpu, ucontext_t& context, Wake why) {
             auto* self = static_cast<VirtualCpu*>(cpu);
             self->wake();
-            self->on_wake(context);
+            self->on_wake(context, why);
         },
         this));
     load_state(x86::reset_state(resources_.index == 0));
@@ -101,7 +102,8 @@ void VirtualCpu::handle(Request request)
         apic_.reset();
         nmi_pending_ = false;
         take_events(Taken::memory_alone);
-        arm_timer();
+        forget_ipis();
+        apic_changed();
         break;
     case Request::counters:
         write_counters();
@@ -120,24 +122,68 @@ void VirtualCpu::handle(Request request)
 
 Reply VirtualCpu::run()
 {
+    enter();
+    const Reply reply = run_inside();
+    resources_.siblings.leave();
+    return reply;
+}
+
+void VirtualCpu::enter()
+{
+    resources_.siblings.enter();
+    take_notes();
+}
+
+Reply VirtualCpu::run_inside()
+{
     const std::uint64_t budget = mailbox_.budget;
     budget_end_ = budget == 0 ? 0 : interpreter_->instructions() + budget;
     interpreter_->runs_again();
     for (;;) {
         // Before looking at what it announces.
-        mailbox_.attention.store(0, std::memory_order_seq_cst);
+        seat_.attention.store(0, std::memory_order_seq_cst);
         if (mailbox_.kicked.exchange(0, std::memory_order_seq_cst) != 0) {
             ++counts_.kicks;
             interpreter_->stops_running();
             return Reply::kick;
         }
         take_events(Taken::all);
+        take_ipis();
         note(apic_.on_time(now()));
         arm_timer();
+        if (!may_run()) {
+            interpreter_->stops_running();
+            return Reply::halt;
+        }
         inject_pending();
         if (budget_end_ != 0 && interpreter_->instructions() >= budget_end_) return Reply::kick;
         if (const auto reply = execute_once()) return *reply;
     }
+}
+
+bool VirtualCpu::may_run()
+{
+    const bool init = std::exchange(init_pending_, false);
+    const std::uint32_t startup =
+        seat_.startup.load(std::memory_order_relaxed) == 0 ? 0 : seat_.startup.exchange(0);
+    const auto become = [this](const x86::CpuState& state) {
+        const std::uint64_t offset = tsc_offset_;
+        interpreter_->set_state(state);
+        state_loaded();
+        interpreter_->set_tsc_offset(offset);
+    };
+    if (init) {
+        export_state();
+        apic_.init();
+        apic_changed();
+        become(x86::init_state(interpreter_->state()));
+    }
+    if (interpreter_->direct().state->events.activity != x86::Activity::wait_for_sipi) return true;
+    if ((startup & startup_bit) == 0) return false;
+    x86::CpuState state = interpreter_->state();
+    x86::start_up(state, static_cast<std::uint8_t>(startup));
+    become(state);
+    return true;
 }
 
 std::optional<Reply> VirtualCpu::execute_once()
@@ -148,14 +194,14 @@ std::optional<Reply> VirtualCpu::execute_once()
     if (nmi_pending_) budget = budget == 0 ? nmi_poll : std::min(budget, nmi_poll);
 
     // Whoever sets `attention` looks at in_guest afterwards: one of the two sees the other.
-    mailbox_.in_guest.store(in_guest_code, std::memory_order_seq_cst);
-    if (mailbox_.attention.load(std::memory_order_seq_cst) != 0) {
-        mailbox_.in_guest.store(in_engine, std::memory_order_relaxed);
+    seat_.in_guest.store(in_guest_code, std::memory_order_seq_cst);
+    if (seat_.attention.load(std::memory_order_seq_cst) != 0) {
+        seat_.in_guest.store(in_engine, std::memory_order_relaxed);
         return std::nullopt;
     }
     offer_eoi();
     const Stop stop = advance(budget);
-    mailbox_.in_guest.store(in_engine, std::memory_order_relaxed);
+    seat_.in_guest.store(in_engine, std::memory_order_relaxed);
     settle_eoi(EoiOffer::withdraw);
     switch (stop) {
     case Stop::budget:
@@ -197,7 +243,9 @@ std::optional<Reply> VirtualCpu::answer_to(const Exit& exit)
         ++counts_.halts;
         interpreter_->stops_running();
         if (!enabled) return Reply::halt;
+        resources_.siblings.leave();
         sleep_in_hlt();
+        enter();
         interpreter_->runs_again();
         return std::nullopt;
     }
@@ -231,12 +279,12 @@ void VirtualCpu::sleep_in_hlt()
     const bool timed = deadline && resources_.clock.host_time(*deadline, host);
     const std::uint64_t since = monotonic_ns();
     look_for_attention(since, timed ? to_ns(host) : std::numeric_limits<std::uint64_t>::max());
-    mailbox_.in_guest.store(asleep_in_hlt, std::memory_order_seq_cst);
-    while (mailbox_.attention.load(std::memory_order_seq_cst) == 0) {
+    seat_.in_guest.store(asleep_in_hlt, std::memory_order_seq_cst);
+    while (seat_.attention.load(std::memory_order_seq_cst) == 0) {
         if (timed && resources_.clock.now_ns() >= *deadline) break;
-        futex_wait(mailbox_.attention, 0, timed ? &host : nullptr);
+        futex_wait(seat_.attention, 0, timed ? &host : nullptr);
     }
-    mailbox_.in_guest.store(in_engine, std::memory_order_relaxed);
+    seat_.in_guest.store(in_engine, std::memory_order_relaxed);
     const std::uint64_t halted = monotonic_ns() - since;
     halt_poll_.ended(halted);
     halted_ns_ += halted;
@@ -248,7 +296,7 @@ void VirtualCpu::look_for_attention(std::uint64_t now_ns, std::uint64_t deadline
 {
     constexpr std::uint64_t preempted_ns = 20'000;
     const std::uint64_t until = std::min(now_ns + halt_poll_.window_ns(), deadline_ns);
-    while (now_ns < until && mailbox_.attention.load(std::memory_order_acquire) == 0) {
+    while (now_ns < until && seat_.attention.load(std::memory_order_acquire) == 0) {
         __builtin_ia32_pause();
         const std::uint64_t before = std::exchange(now_ns, monotonic_ns());
         if (now_ns - before > preempted_ns) return halt_poll_.contended();
@@ -294,6 +342,34 @@ void VirtualCpu::take(const Event& event)
     }
 }
 
+void VirtualCpu::take_ipis()
+{
+    if (!resources_.siblings.any()) return;
+    if (seat_.init.load(std::memory_order_relaxed) != 0 && seat_.init.exchange(0) != 0) {
+        note(x86::Accepted::init);
+    }
+    for (unsigned i = 0; i < std::size(seat_.vectors); ++i) {
+        if (seat_.vectors[i].load(std::memory_order_relaxed) == 0) continue;
+        for (std::uint64_t left = seat_.vectors[i].exchange(0); left != 0; left &= left - 1) {
+            x86::ApicMessage message;
+            message.vector = static_cast<std::uint8_t>(64 * i + static_cast<unsigned>(std::countr_zero(left)));
+            note(apic_.accept(message));
+        }
+    }
+    if (seat_.nmi.load(std::memory_order_relaxed) != 0 && seat_.nmi.exchange(0) != 0) {
+        note(x86::Accepted::nmi);
+    }
+}
+
+void VirtualCpu::forget_ipis()
+{
+    init_pending_ = false;
+    for (auto& vectors : seat_.vectors) vectors.store(0);
+    seat_.nmi.store(0);
+    seat_.init.store(0);
+    seat_.startup.store(0);
+}
+
 void VirtualCpu::inject_pending()
 {
     if (nmi_pending_ && interpreter_->nmi_allowed()) {
@@ -335,12 +411,18 @@ bool VirtualCpu::something_pending() const
 void VirtualCpu::note(x86::Accepted accepted) noexcept
 {
     if (accepted == x86::Accepted::nmi) nmi_pending_ = true;
+    if (accepted == x86::Accepted::init) {
+        init_pending_ = true;
+        nmi_pending_ = false;
+    }
 }
 
 void VirtualCpu::carry_out(const x86::Effects& effects) noexcept
 {
-    // One vCPU: whatever an IPI is addressed to, it can only arrive here.
-    if (effects.ipi && apic_.matches(*effects.ipi, true)) note(apic_.accept(*effects.ipi));
+    if (effects.ipi) {
+        if (resources_.siblings.mine(*effects.ipi)) note(apic_.accept(*effects.ipi));
+        resources_.siblings.send(*effects.ipi);
+    }
     if (effects.end_of_interrupt) {
         static_cast<void>(resources_.link.ask(Reply::end_of_interrupt, *effects.end_of_interrupt));
     }
@@ -349,6 +431,15 @@ void VirtualCpu::carry_out(const x86::Effects& effects) noexcept
 x86::ApicTime VirtualCpu::now() const
 {
     return {resources_.clock.now_ns(), resources_.clock.tsc() + tsc_offset_};
+}
+
+void VirtualCpu::apic_changed() noexcept
+{
+    arm_timer();
+    const x86::LocalApic::Address address = apic_.address();
+    if (address == apic_address_) return;
+    apic_address_ = address;
+    seat_.apic_address.store(pack(address), std::memory_order_seq_cst);
 }
 
 void VirtualCpu::arm_timer() noexcept
@@ -398,7 +489,7 @@ bool VirtualCpu::apic_write(std::uint32_t reg, std::uint64_t value) noexcept
         if (rejected_) return false;
         effects = *written;
     }
-    arm_timer();
+    apic_changed();
     carry_out(effects);
     // TPR, EOI and self-IPIs may have made something deliverable.
     want_interrupt_window(something_pending());
@@ -416,7 +507,7 @@ void VirtualCpu::set_apic_base(std::uint64_t value) noexcept
 {
     settle_eoi(EoiOffer::withdraw);
     rejected_ = !apic_.write_apic_base(value, now());
-    arm_timer();
+    apic_changed();
 }
 
 void VirtualCpu::set_tsc_deadline(std::uint64_t value) noexcept
@@ -470,10 +561,13 @@ void VirtualCpu::save_state(x86::CpuState& state) const
 void VirtualCpu::load_state(const x86::CpuState& state)
 {
     interpreter_->set_state(state);
+    const std::uint64_t common =
+        resources_.siblings.common_tsc_offset(tsc_offset_, resources_.clock.tsc_hz());
+    if (common != tsc_offset_) interpreter_->set_tsc_offset(common);
     apic_.load_apic_base(state.apic_base);
     apic_.load_tsc_deadline(state.tsc_deadline);
     nmi_pending_ = state.events.nmi_pending;
-    arm_timer();
+    apic_changed();
 }
 
 void VirtualCpu::give(HandOver& to)
@@ -508,6 +602,7 @@ void VirtualCpu::counters(base::CounterList& list) const
     list.add("worker.timers_armed", counts_.timers_armed);
     list.add("apic.eoi_writes", counts_.eoi_writes);
     list.add("apic.silent_eois", counts_.silent_eois);
+    resources_.siblings.counters(list);
     interpreter_->counters(list);
 }
 

@@ -16,6 +16,7 @@
 #include "engine/translate/worker/cpu_interface.h"
 #include "engine/translate/worker/doorbells.h"
 #include "engine/translate/worker/halt_poll.h"
+#include "engine/translate/worker/signals.h"
 #include "x86/lapic/lapic.h"
 
 namespace doppel::engine::translate {
@@ -48,8 +49,13 @@ protected:
     virtual void export_state() {}
     // Why advance() returned Stop::environment, when it was for good.
     [[nodiscard]] virtual std::string failure() const { return {}; }
-    // The thread was interrupted by a kick or a timer: signals.h, WakeHandler.
-    virtual void on_wake(ucontext_t& context) noexcept { static_cast<void>(context); }
+    // The thread was interrupted: signals.h, WakeHandler.
+    virtual void on_wake(ucontext_t& context, Wake why) noexcept
+    {
+        static_cast<void>(context), static_cast<void>(why);
+    }
+    // Inside again: takes the siblings' notes.
+    virtual void take_notes() {}
     virtual void counters(base::CounterList& list) const;
 
     // ---- for subclasses --------------------------------------------------------------------
@@ -77,6 +83,9 @@ protected:
 
 private:
     Reply run();
+    Reply run_inside();
+    // INIT and SIPI, if one came. False: the vCPU waits for SIPI.
+    [[nodiscard]] bool may_run();
     std::optional<Reply> execute_once();
     // Nothing: the exit was dealt with here.
     std::optional<Reply> answer_to(const Exit& exit);
@@ -88,6 +97,10 @@ private:
     enum class Taken { all, memory_alone };
     void take_events(Taken which);
     void take(const Event& event);
+    // What siblings sent.
+    void take_ipis();
+    void forget_ipis();
+    void enter();
     void inject_pending();
     void carry_out(const x86::Effects& effects) noexcept;
     // PV EOI: see InterpretVcpu.
@@ -96,6 +109,8 @@ private:
     void note(x86::Accepted accepted) noexcept;
     [[nodiscard]] x86::ApicTime now() const;
     void arm_timer() noexcept;
+    // The local APIC was written to: its timer, and where messages find it.
+    void apic_changed() noexcept;
 
     void load_state(const x86::CpuState& state);
     void save_state(x86::CpuState& state) const;
@@ -105,6 +120,7 @@ private:
 
     WorkerResources resources_;
     Mailbox& mailbox_;
+    Seat& seat_;
     BoundDoorbells doorbells_;
     std::unique_ptr<interpret::Interpreter> interpreter_;
     std::unique_ptr<bus::Timer> timer_;
@@ -113,6 +129,8 @@ private:
     HaltPoll halt_poll_;
     std::uint64_t steal_told_ = 0, steal_told_at_ns_ = 0;  // what steal_ns() said, and when
     bool nmi_pending_ = false;
+    bool init_pending_ = false;
+    x86::LocalApic::Address apic_address_;   // as published
     bool rejected_ = false;
     std::uint64_t tsc_offset_ = 0;
     std::uint64_t armed_ns_ = 0;             // what timer_ is set to, 0 nothing

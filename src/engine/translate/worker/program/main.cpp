@@ -41,33 +41,52 @@ struct Arena {
     base::MappedRegion region;
     Mailbox* mailbox = nullptr;
     Setup* setup = nullptr;
-    const DoorbellTable* doorbells = nullptr;
-    std::atomic<std::uint64_t>* code_map = nullptr;
 };
+
+struct CommonsFile {
+    base::MappedRegion region;
+    Commons* commons = nullptr;
+    std::atomic<std::uint64_t>* code_map = nullptr;
+    std::uint64_t pages = 0;
+};
+
+base::Result<base::MappedRegion> map_shared(int fd, std::uint64_t least)
+{
+    struct stat status {};
+    if (::fstat(fd, &status) != 0 || static_cast<std::uint64_t>(status.st_size) < least) {
+        return base::host_error("A memory file that the VMM gives is not there");
+    }
+    return base::MappedRegion::map(static_cast<std::size_t>(status.st_size), PROT_READ | PROT_WRITE,
+                                   MAP_SHARED | MAP_NORESERVE, fd);
+}
+
+base::Result<CommonsFile> map_commons()
+{
+    CommonsFile file;
+    file.region = TRY(map_shared(commons_fd, commons_code_map));
+    std::byte* const base = file.region.data();
+    // SAFETY: the VMM made these objects there before it started us.
+    file.commons = std::launder(reinterpret_cast<Commons*>(base));
+    file.code_map = reinterpret_cast<std::atomic<std::uint64_t>*>(base + commons_code_map);
+    file.pages = (file.region.size() - commons_code_map) / sizeof(std::uint64_t);
+    return file;
+}
 
 base::Result<Arena> map_arena()
 {
-    struct stat status {};
-    if (::fstat(arena_fd, &status) != 0 ||
-        static_cast<std::uint64_t>(status.st_size) < arena_offset::code_map) {
-        return base::host_error("No arena");
-    }
     Arena arena;
-    arena.region = TRY(base::MappedRegion::map(static_cast<std::size_t>(status.st_size),
-                                               PROT_READ | PROT_WRITE, MAP_SHARED, arena_fd));
+    arena.region = TRY(map_shared(arena_fd, arena_size));
     std::byte* const base = arena.region.data();
     // SAFETY: the VMM made these objects there before it started us; the arena is page-aligned
-    // and large enough for all four.
+    // and large enough for both.
     arena.mailbox = std::launder(reinterpret_cast<Mailbox*>(base + arena_offset::mailbox));
     arena.setup = std::launder(reinterpret_cast<Setup*>(base + arena_offset::setup));
-    arena.doorbells =
-        std::launder(reinterpret_cast<const DoorbellTable*>(base + arena_offset::doorbells));
-    arena.code_map = reinterpret_cast<std::atomic<std::uint64_t>*>(base + arena_offset::code_map);
     if (arena.setup->version != setup_version) return base::host_error("An arena of another version");
     return arena;
 }
 
-base::Result<std::unique_ptr<memory::GuestMemory>> attach_memory(const Arena& arena)
+base::Result<std::unique_ptr<memory::GuestMemory>> attach_memory(const Arena& arena,
+                                                                 const CommonsFile& commons)
 {
     const Setup& setup = *arena.setup;
     std::vector<memory::MemoryFile> files;
@@ -82,7 +101,8 @@ base::Result<std::unique_ptr<memory::GuestMemory>> attach_memory(const Arena& ar
         const SetupSlot& slot = setup.slots[i];
         TRY(memory->add_slot(base::Gpa{slot.start}, slot.size, slot.offset, slot.read_only != 0));
     }
-    memory->share_code_map(arena.code_map);
+    if (memory->end() / base::page_size > commons.pages) return base::host_error("Commons that are too small");
+    memory->share_code_map(commons.code_map, std::uint64_t{1} << setup.vcpu_index % vcpus_max);
     return memory;
 }
 
@@ -91,6 +111,8 @@ std::atomic<std::uint32_t> stack_gone;  // the main thread's
 // Everything that the vCPU thread keeps.
 struct Worker {
     Arena arena;
+    CommonsFile commons;
+    Siblings siblings;
     std::unique_ptr<memory::GuestMemory> memory;
     std::unique_ptr<x86::CpuidPolicy> cpuid;
     std::unique_ptr<WorkerClock> clock;
@@ -105,12 +127,15 @@ struct Worker {
         // Timers and sleeps are the guest's: not 50 us late.
         ::prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0);
         const Setup& setup = *arena.setup;
-        memory = TRY(attach_memory(arena));
+        commons = TRY(map_commons());
+        memory = TRY(attach_memory(arena, commons));
+        siblings = TRY(Siblings::create(*commons.commons, commons.code_map,
+                                        memory->end() / base::page_size, setup.vcpu_index));
         cpuid = std::make_unique<x86::CpuidPolicy>(x86::CpuidPolicy::from_entries(
             {setup.cpuid, setup.cpuid + std::min(setup.cpuid_count, cpuid_entries_max)}));
         clock = std::make_unique<WorkerClock>(*arena.mailbox, setup.tsc_hz);
-        cpu = TRY(create_cpu({*memory, *clock, *cpuid, *arena.mailbox, *link, *arena.doorbells,
-                              setup.vcpu_index, setup.lock_step}));
+        cpu = TRY(create_cpu({*memory, *clock, *cpuid, *arena.mailbox, *link,
+                              commons.commons->doorbells, siblings, setup.vcpu_index, setup.lock_step}));
         arena.setup->worker_thread.store(static_cast<std::uint32_t>(::gettid()));
         TRY(check_own_address_space());
         return enter_sandbox();
