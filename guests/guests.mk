@@ -141,10 +141,11 @@ BARE_CC := gcc -m32 -std=gnu11 -O2 -ffreestanding -fno-pic -fno-stack-protector 
     -fcf-protection=none -fno-asynchronous-unwind-tables -mgeneral-regs-only -I guests/bare \
     -Wall -Wextra -Wshadow -Wconversion -Wno-pointer-to-int-cast -Wno-int-to-pointer-cast -Werror
 BARE_C_HEADERS := $(wildcard guests/bare/c/*.h) guests/bare/bare.h
-BARE_C_GUESTS := $(addprefix $(GUESTS)/bare/,fuzz.elf writer.elf smp.elf)
+BARE_C_GUESTS := $(addprefix $(GUESTS)/bare/,fuzz.elf writer.elf smp.elf order.elf)
 FUZZ_PARTS := entry machine virtio random fuzz fuzz_requests fuzz_ring fuzz_machine
 WRITER_PARTS := entry machine virtio writer
 SMP_PARTS := entry machine smp_entry smp
+ORDER_PARTS := entry machine smp_entry order_entry order
 
 $(BARE_C)/%.o: guests/bare/c/%.c $(BARE_C_HEADERS)
 	@mkdir -p $(@D)
@@ -158,6 +159,16 @@ $(GUESTS)/bare/writer.elf: $(WRITER_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
 	@$(BARE_LD) -o $@ $(WRITER_PARTS:%=$(BARE_C)/%.o)
 $(GUESTS)/bare/smp.elf: $(SMP_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
 	@$(BARE_LD) -o $@ $(SMP_PARTS:%=$(BARE_C)/%.o)
+
+# Its 64-bit half, which is put into it whole.
+$(BARE_C)/order64: guests/bare/c/order64.c guests/bare/flat.ld $(BARE_C_HEADERS)
+	@mkdir -p $(@D)
+	@$(subst -m32,-m64,$(subst -fno-pic,-fpie,$(BARE_CC))) -mno-red-zone -c -o $@.o $<
+	@ld -m elf_x86_64 --build-id=none --oformat binary -T guests/bare/flat.ld -o $@ $@.o
+$(BARE_C)/order_entry.o: guests/bare/c/order_entry.S $(BARE_C)/order64
+	@$(BARE_CC) -DORDER_IMAGE='"$(BARE_C)/order64"' -c -o $@ $<
+$(GUESTS)/bare/order.elf: $(ORDER_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
+	@$(BARE_LD) -o $@ $(ORDER_PARTS:%=$(BARE_C)/%.o)
 
 # What needs no network, and what may.
 .PHONY: bare-guests linux-guest bench-guest debian-guest guests

@@ -46,8 +46,6 @@ class Linux(TestCase):
             self.assertIn(text, result.stdout)
 
     def test_two_processors(self):
-        if ENGINE == "translate":
-            self.skipTest("runs one processor")
         result = run(*LINUX, "--cpus", "2", "--cmdline",
                      'console=ttyS0 doppel.run="nproc"',
                      seconds=LINUX_SECONDS)

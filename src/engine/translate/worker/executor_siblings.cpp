@@ -12,8 +12,10 @@ namespace doppel::engine::translate {
 void Executor::settle()
 {
     if (!siblings_.any()) return;
-    // First: a summons that comes from here on is for a note that is looked for below, or again.
-    if ((attention_.load(std::memory_order_relaxed) & summoned) != 0) attention_.fetch_and(~summoned);
+    if ((attention_.load(std::memory_order_relaxed) & summoned) != 0) {
+        attention_.fetch_and(~summoned);
+        siblings_.heed_summons();
+    }
     while (!to_tell_.empty()) tell_siblings();
     while (siblings_.pending()) take_notes();
 }

@@ -138,7 +138,6 @@ void Siblings::take(Notes& notes)
 {
     notes.watched.clear();
     notes.written.clear();
-    seat_->summoned.store(0, std::memory_order_seq_cst);
     const Locked lock{seat_->lock};
     const std::uint32_t count = seat_->note_count;
     notes.lost = count > notes_max;

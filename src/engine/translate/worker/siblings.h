@@ -54,6 +54,8 @@ public:
         return seat_->written.load(std::memory_order_seq_cst) !=
                seat_->taken.load(std::memory_order_relaxed);
     }
+    // The signal has come. Before pending() is asked: who writes a note from now on sends another.
+    void heed_summons() { seat_->summoned.store(0, std::memory_order_seq_cst); }
     void take(Notes& notes);
     // What they say has been done.
     void taken(const Notes& notes);
