@@ -52,16 +52,20 @@ private:
     std::uint64_t contended_until_ = 0;
 };
 
+// Processors of the host that this process may use.
+inline std::uint32_t usable_processors()
+{
+    cpu_set_t processors;
+    CPU_ZERO(&processors);
+    if (::sched_getaffinity(0, sizeof processors, &processors) != 0) return 1;
+    return static_cast<std::uint32_t>(CPU_COUNT(&processors));
+}
+
 // How many looks with a PAUSE between them take so many nanoseconds; 0 when this process may
 // use one processor only, where looking cannot make anything happen.
 inline std::uint32_t looks_in(std::uint64_t ns)
 {
-    cpu_set_t processors;
-    CPU_ZERO(&processors);
-    if (::sched_getaffinity(0, sizeof processors, &processors) == 0 &&
-        CPU_COUNT(&processors) == 1) {
-        return 0;
-    }
+    if (usable_processors() == 1) return 0;
     // The best of a few, in case this thread is preempted meanwhile.
     constexpr unsigned looks = 200;
     std::uint64_t best = std::numeric_limits<std::uint64_t>::max();

@@ -217,7 +217,7 @@ bool UserProcess::hand_over(std::uint32_t actions)
     wait_.process_budget.waited(begin - wait_.reported);
     // For its next wait, after this turn.
     const std::uint32_t looks =
-        std::min(wait_.budget.looks(begin), wait_.process_budget.looks(begin));
+        std::min(wait_.looks(wait_.budget, begin), wait_.process_budget.looks(begin));
     if (looks != command_.spin) Word{command_.spin}.store(looks, std::memory_order_relaxed);
     lost_ = !wait_for_report(attention);
     wait_.reported = __rdtsc();
@@ -243,7 +243,7 @@ bool UserProcess::spin_for_report(const std::atomic<std::uint32_t>* attention)
 {
     const Word turn{report_.turn};
     std::uint64_t before = __rdtsc();
-    const std::uint32_t looks = wait_.budget.looks(before);
+    const std::uint32_t looks = wait_.looks(wait_.budget, before);
     for (std::uint32_t i = 0; i < looks; ++i) {
         if (turn.load(std::memory_order_acquire) == turn_) return true;
         if (attention != nullptr && i % looks_for_begin == looks_for_begin - 1 &&

@@ -45,6 +45,19 @@ struct UserWait {
     std::uint64_t reported = 0;   // host TSC when the last turn was over
     UserProcess* last = nullptr;  // had the last turn: only that one may wait busily
     std::atomic<Place>* place = nullptr;  // Place::user is noted there when guest code has begun
+    // vCPUs of the VM that may run guest code now, nullptr: one; and processors of the host. Busy
+    // waiting takes two processors for a vCPU: not when there are not as many.
+    const std::atomic<std::uint32_t>* vcpus = nullptr;
+    std::uint32_t processors = 0;
+
+    [[nodiscard]] bool crowded() const
+    {
+        return vcpus != nullptr && 2 * vcpus->load(std::memory_order_relaxed) > processors;
+    }
+    [[nodiscard]] std::uint32_t looks(const SpinBudget& of, std::uint64_t tsc) const
+    {
+        return crowded() ? 0 : of.looks(tsc);
+    }
 };
 
 class UserProcess
@@ -133,6 +146,7 @@ public:
         int program_fd = -1;  // as user_program_file() makes it; borrowed for create()
         const std::atomic<std::uint32_t>* attention = nullptr;  // see UserWait
         std::atomic<Place>* place = nullptr;                    // see UserWait
+        const std::atomic<std::uint32_t>* vcpus = nullptr;      // see UserWait
         // Busy waiting on both sides before sleeping, at most (it adapts itself); none on a
         // machine with one processor.
         std::uint64_t spin_ns = 100'000;

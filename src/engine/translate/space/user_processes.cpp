@@ -82,7 +82,8 @@ Result<std::unique_ptr<UserProcesses>> UserProcesses::create(const Config& confi
     auto region = TRY(base::MappedRegion::map(user_arena_size, PROT_READ | PROT_WRITE,
                                               MAP_SHARED | MAP_NORESERVE, arena.get()));
     const SpinBudget budget{looks_in(config.spin_ns)};
-    const UserWait wait{config.attention, budget, budget, 0, nullptr, config.place};
+    const UserWait wait{config.attention, budget, budget, 0, nullptr, config.place,
+                        config.vcpus, usable_processors()};
     std::unique_ptr<UserProcesses> processes{new UserProcesses{std::move(region), wait}};
     TRY(processes->start_zygote(config, arena.get()));
     return processes;

@@ -64,6 +64,9 @@ public:
                                                 .program_fd = program.get(),
                                                 .attention = &attention_,
                                                 .place = &resources().mailbox.place,
+                                                .vcpus = resources().siblings.any()
+                                                             ? &resources().siblings.inside()
+                                                             : nullptr,
                                                 .files = resources().memory.files()}));
         executor_ = std::make_unique<Executor>(Executor::Parts{
             .interpreter = interpreter(),
