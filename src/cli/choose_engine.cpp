@@ -18,15 +18,11 @@ std::string without_kvm(const engine::KvmProbe& kvm)
 
 }  // namespace
 
-EngineChoice choose_engine(const Host& host, unsigned cpus)
+EngineChoice choose_engine(const Host& host)
 {
     using enum engine::EngineKind;
     if (host.kvm.kind == engine::KvmProbe::Kind::hardware) {
         return {kvm, "the fastest here, /dev/kvm with hardware support"};
-    }
-    if (cpus > 1) {
-        return {interpret, fmt::format("runs {} CPUs; {}; translate runs one for now", cpus,
-                                       without_kvm(host.kvm))};
     }
     if (host.translate_problem.empty()) {
         return {translate, "the fastest here; " + without_kvm(host.kvm)};

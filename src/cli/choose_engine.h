@@ -13,8 +13,8 @@ struct EngineChoice {
     std::string reason;  // for one line on stderr
 };
 
-// kvm where it has hardware support, else translate where it works and runs as many CPUs, else
-// interpret, which always does.
-EngineChoice choose_engine(const Host& host, unsigned cpus);
+// kvm where it has hardware support, else translate where it works, else interpret, which always
+// does.
+EngineChoice choose_engine(const Host& host);
 
 }  // namespace doppel::cli

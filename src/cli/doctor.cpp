@@ -54,7 +54,7 @@ std::string kvm_engine_text(const Host& host)
 
 std::string report(const Host& host)
 {
-    const EngineChoice choice = choose_engine(host, 1);
+    const EngineChoice choice = choose_engine(host);
     std::string text = "Host\n";
     text += line("processor", fmt::format("{} x {}", host.processors, host.cpu_model));
     text += line("", host.hypervisor ? "a virtual machine itself" : "no hypervisor below");

@@ -50,7 +50,7 @@ Usage: doppel run --kernel FILE [OPTIONS]
                       (with N: each new one, and one in N), and the first
                       difference ends the machine, with both states
   --memory SIZE       Guest memory, with suffix K, M or G (default: 512M)
-  --cpus N            Number of processors; translate runs one for now
+  --cpus N            Number of processors, 1 to 64 (default: 1)
   --console WHERE     The first serial port (default: stdio)
                         stdio        this terminal
                         none         thrown away

@@ -50,7 +50,7 @@ base::Result<std::unique_ptr<vm::Vm>> create_on_fastest(vm::VmConfig config)
 {
     Host host = probe_host();
     for (;;) {
-        const EngineChoice choice = choose_engine(host, config.cpus);
+        const EngineChoice choice = choose_engine(host);
         config.engine = choice.kind;
         auto machine = vm::Vm::create(config);
         const bool last = choice.kind != engine::EngineKind::translate;

@@ -11,13 +11,13 @@ using testing::HasSubstr;
 using testing::Not;
 using Kvm = engine::KvmProbe::Kind;
 
-EngineChoice choice(Kvm kvm, const std::string& translate_problem, unsigned cpus = 1)
+EngineChoice choice(Kvm kvm, const std::string& translate_problem)
 {
     Host host;
     host.kvm.kind = kvm;
     if (kvm == Kvm::missing) host.kvm.problem = "Permission denied";
     host.translate_problem = translate_problem;
-    EngineChoice chosen = choose_engine(host, cpus);
+    EngineChoice chosen = choose_engine(host);
     EXPECT_THAT(chosen.reason, Not(HasSubstr("\n")));
     return chosen;
 }
@@ -40,14 +40,6 @@ TEST(ChooseEngine, TranslatesWhereKvmIsEmulated)
     const EngineChoice chosen = choice(Kvm::emulated, "");
     EXPECT_EQ(chosen.kind, EngineKind::translate);
     EXPECT_THAT(chosen.reason, HasSubstr("/dev/kvm has no hardware support"));
-}
-
-TEST(ChooseEngine, InterpretsSeveralCpusWithoutHardware)
-{
-    EXPECT_EQ(choice(Kvm::hardware, "", 2).kind, EngineKind::kvm);
-    const EngineChoice chosen = choice(Kvm::missing, "", 2);
-    EXPECT_EQ(chosen.kind, EngineKind::interpret);
-    EXPECT_THAT(chosen.reason, HasSubstr("translate runs one for now"));
 }
 
 TEST(ChooseEngine, InterpretsWhereNothingElseWorksAndSaysWhy)
