@@ -1,6 +1,6 @@
 // The commons: memory (a memfd) that the VMM makes for one VM, and all of its workers share.
 //
-//   Commons { a seat for each vCPU, where doorbells are bound } │ code map: a word a page of memory
+//   Commons { a seat for each vCPU, where doorbells are bound } │ code map │ lost writes
 //
 // A seat is where others reach a vCPU: what waits for it, how it is made to look, and what it has
 // to do about code before it runs guest code again.
@@ -15,7 +15,8 @@
 // outside meanwhile, so two that wait for each other go on. worker/siblings.h does all that.
 //
 // The code map says of which page which vCPU has decoded or translated code: bit n of the page's word
-// is vCPU n's (GuestMemory::share_code_map()). The VMM looks there when a device writes.
+// is vCPU n's (GuestMemory::share_code_map()). The VMM looks there when a device writes. The lost
+// writes are words of the same kind: of pages whose note of a write found no room.
 //
 // The VMM believes nothing of it: a worker may write what it likes.
 #pragma once
@@ -65,7 +66,7 @@ struct Seat {
     std::atomic<std::uint32_t> summoned;               // it has been sent summons_signal()
     alignas(64) std::atomic<std::uint32_t> written;    // so many notes
     std::atomic<std::uint32_t> lock;                   // of what follows
-    std::uint32_t note_count;                          // in notes; more than there is room: all is lost
+    std::uint32_t note_count;                          // in notes; more than there is room: some are lost
     std::uint64_t notes[notes_max];
 };
 inline constexpr std::uint32_t startup_bit = 0x100;
@@ -87,10 +88,14 @@ struct Commons {
 
 inline constexpr std::uint64_t commons_code_map = (sizeof(Commons) + 4095) & ~std::uint64_t{4095};
 
-// memory_end: GuestMemory::end().
+// memory_end: GuestMemory::end(). Of one of the two maps.
+constexpr std::uint64_t commons_map_size(std::uint64_t memory_end)
+{
+    return (memory_end / 4096 * sizeof(std::uint64_t) + 4095) / 4096 * 4096;
+}
 constexpr std::uint64_t commons_size(std::uint64_t memory_end)
 {
-    return commons_code_map + (memory_end / 4096 * sizeof(std::uint64_t) + 4095) / 4096 * 4096;
+    return commons_code_map + 2 * commons_map_size(memory_end);
 }
 
 // ---- making a worker look --------------------------------------------------------------------------

@@ -5,6 +5,8 @@
 //                                       have dropped their code
 //   another one has code of a page      no window and no TLB entry lets this vCPU write there unseen
 //                                       from the moment on that it has taken the note
+#include <algorithm>
+
 #include "engine/translate/worker/executor.h"
 
 namespace doppel::engine::translate {
@@ -52,13 +54,14 @@ void Executor::take_notes()
 void Executor::protect_all(const std::vector<std::uint64_t>& ram_pages)
 {
     // Each page is looked for in each window.
-    constexpr std::size_t many = 512;
+    constexpr std::ptrdiff_t many = 512;
     if (ram_pages.empty()) return;
-    if (ram_pages.size() > many) {
+    const auto unprotected = [this](std::uint64_t page) { return !interpreter_.holds_code(page); };
+    if (std::count_if(ram_pages.begin(), ram_pages.end(), unprotected) > many) {
         show_nothing();
     } else {
         for (const std::uint64_t page : ram_pages) {
-            if (!interpreter_.holds_code(page)) protect(page);
+            if (unprotected(page)) protect(page);
         }
     }
     interpreter_.watch_writes(ram_pages);
@@ -73,15 +76,14 @@ void Executor::show_nothing()
     }
 }
 
-// Who wrote a note that had no room took this vCPU's bit from the pages that were written to.
 void Executor::find_lost_notes()
 {
     for (std::uint64_t at = 0; at < siblings_.pages(); ++at) {
         const std::uint64_t page = at << base::page_shift;
-        if (siblings_.others_hold(page)) {
-            if (!interpreter_.holds_code(page)) notes_.watched.push_back(page);
+        if (siblings_.others_hold(page)) notes_.watched.push_back(page);
+        if (interpreter_.holds_code(page) && siblings_.lost_write(page)) {
+            notes_.written.push_back(page);
         }
-        if (interpreter_.holds_code(page) && !siblings_.holds(page)) notes_.written.push_back(page);
     }
 }
 

@@ -40,13 +40,11 @@ bool reached(std::uint32_t now, std::uint32_t number)
 
 }  // namespace
 
-base::Result<Siblings> Siblings::create(Commons& commons, std::atomic<std::uint64_t>* code_map,
-                                        std::uint64_t pages, unsigned index)
+base::Result<Siblings> Siblings::create(Commons& commons, const Maps& maps, unsigned index)
 {
     Siblings made;
     made.commons_ = &commons;
-    made.code_map_ = code_map;
-    made.pages_ = pages;
+    made.maps_ = maps;
     made.index_ = index;
     made.count_ = commons.vcpus;
     made.bit_ = std::uint64_t{1} << index;
@@ -139,17 +137,17 @@ void Siblings::take(Notes& notes)
     notes.watched.clear();
     notes.written.clear();
     const Locked lock{seat_->lock};
-    const std::uint32_t count = seat_->note_count;
-    notes.lost = count > notes_max;
-    for (std::uint32_t i = 0; i < count && !notes.lost; ++i) {
+    const std::uint32_t count = std::min(seat_->note_count, notes_max);
+    notes.lost = seat_->note_count > notes_max;
+    for (std::uint32_t i = 0; i < count; ++i) {
         const std::uint64_t what = seat_->notes[i];
         const std::uint64_t page = what & ~base::page_mask;
-        if (page >> base::page_shift >= pages_) continue;
+        if (page >> base::page_shift >= maps_.pages) continue;
         ((what & base::page_mask) == note_written ? notes.written : notes.watched).push_back(page);
     }
     seat_->note_count = 0;
     notes.number = seat_->written.load(std::memory_order_relaxed);
-    counts_.notes += std::min(count, notes_max);
+    counts_.notes += count;
     counts_.lost += notes.lost ? 1 : 0;
 }
 
@@ -166,8 +164,7 @@ std::uint32_t Siblings::note(unsigned to, std::uint64_t what)
     if (seat.note_count < notes_max) {
         seat.notes[seat.note_count] = what;
     } else if ((what & base::page_mask) == note_written) {
-        // How it tells later which of its pages those were.
-        code_map_[what >> base::page_shift].fetch_and(~(std::uint64_t{1} << to));
+        maps_.lost[what >> base::page_shift].fetch_or(std::uint64_t{1} << to);
     }
     if (seat.note_count <= notes_max) ++seat.note_count;
     const std::uint32_t number = seat.written.load(std::memory_order_relaxed) + 1;

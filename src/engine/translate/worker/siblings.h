@@ -22,10 +22,14 @@ namespace doppel::engine::translate {
 
 class Siblings {
 public:
-    // Opens the others' process descriptors: before the sandbox. code_map: the commons', a word a
-    // page up to `pages`.
-    static base::Result<Siblings> create(Commons& commons, std::atomic<std::uint64_t>* code_map,
-                                         std::uint64_t pages, unsigned index);
+    // The commons' maps, a word a page up to `pages`.
+    struct Maps {
+        std::atomic<std::uint64_t>* code = nullptr;
+        std::atomic<std::uint64_t>* lost = nullptr;
+        std::uint64_t pages = 0;
+    };
+    // Opens the others' process descriptors: before the sandbox.
+    static base::Result<Siblings> create(Commons& commons, const Maps& maps, unsigned index);
 
     [[nodiscard]] bool any() const { return count_ > 1; }
     [[nodiscard]] Seat& seat() const { return *seat_; }
@@ -46,7 +50,7 @@ public:
 
     struct Notes {
         std::vector<std::uint64_t> watched, written;  // pages, by their offset in RAM
-        bool lost = false;                            // there were too many: all is to be looked at
+        bool lost = false;  // there were more: who has code is to be looked up, and lost_write()
         std::uint32_t number = 0;
     };
     [[nodiscard]] bool pending() const
@@ -63,7 +67,15 @@ public:
     // Others have decoded or translated code from the page; this vCPU has.
     [[nodiscard]] bool others_hold(std::uint64_t page) const { return (word(page) & ~bit_) != 0; }
     [[nodiscard]] bool holds(std::uint64_t page) const { return (word(page) & bit_) != 0; }
-    [[nodiscard]] std::uint64_t pages() const { return pages_; }
+    [[nodiscard]] std::uint64_t pages() const { return maps_.pages; }
+    // A note of a write to the page, of which this vCPU has code, was lost. Once.
+    [[nodiscard]] bool lost_write(std::uint64_t page)
+    {
+        auto& lost = maps_.lost[page >> base::page_shift];
+        if ((lost.load(std::memory_order_relaxed) & bit_) == 0) return false;
+        lost.fetch_and(~bit_);
+        return true;
+    }
 
     // This vCPU has code of the page from now on: its bit is set. When it returns, all others have
     // protected the page, and the vCPU's own notes are to be taken.
@@ -77,7 +89,7 @@ public:
 private:
     [[nodiscard]] std::uint64_t word(std::uint64_t page) const
     {
-        return code_map_[page >> base::page_shift].load(std::memory_order_seq_cst);
+        return maps_.code[page >> base::page_shift].load(std::memory_order_seq_cst);
     }
     // The number of notes then.
     std::uint32_t note(unsigned to, std::uint64_t what);
@@ -86,8 +98,7 @@ private:
     void summon(unsigned to);
 
     Commons* commons_ = nullptr;
-    std::atomic<std::uint64_t>* code_map_ = nullptr;
-    std::uint64_t pages_ = 0;
+    Maps maps_;
     unsigned index_ = 0, count_ = 0;
     std::uint64_t bit_ = 0;
     Seat* seat_ = nullptr;

@@ -46,8 +46,7 @@ struct Arena {
 struct CommonsFile {
     base::MappedRegion region;
     Commons* commons = nullptr;
-    std::atomic<std::uint64_t>* code_map = nullptr;
-    std::uint64_t pages = 0;
+    Siblings::Maps maps;
 };
 
 base::Result<base::MappedRegion> map_shared(int fd, std::uint64_t least)
@@ -67,8 +66,10 @@ base::Result<CommonsFile> map_commons()
     std::byte* const base = file.region.data();
     // SAFETY: the VMM made these objects there before it started us.
     file.commons = std::launder(reinterpret_cast<Commons*>(base));
-    file.code_map = reinterpret_cast<std::atomic<std::uint64_t>*>(base + commons_code_map);
-    file.pages = (file.region.size() - commons_code_map) / sizeof(std::uint64_t);
+    const std::uint64_t map_size = (file.region.size() - commons_code_map) / 2;
+    file.maps.code = reinterpret_cast<std::atomic<std::uint64_t>*>(base + commons_code_map);
+    file.maps.lost = reinterpret_cast<std::atomic<std::uint64_t>*>(base + commons_code_map + map_size);
+    file.maps.pages = map_size / sizeof(std::uint64_t);
     return file;
 }
 
@@ -101,8 +102,10 @@ base::Result<std::unique_ptr<memory::GuestMemory>> attach_memory(const Arena& ar
         const SetupSlot& slot = setup.slots[i];
         TRY(memory->add_slot(base::Gpa{slot.start}, slot.size, slot.offset, slot.read_only != 0));
     }
-    if (memory->end() / base::page_size > commons.pages) return base::host_error("Commons that are too small");
-    memory->share_code_map(commons.code_map, std::uint64_t{1} << setup.vcpu_index % vcpus_max);
+    if (memory->end() / base::page_size > commons.maps.pages) {
+        return base::host_error("Commons that are too small");
+    }
+    memory->share_code_map(commons.maps.code, std::uint64_t{1} << setup.vcpu_index % vcpus_max);
     return memory;
 }
 
@@ -129,8 +132,8 @@ struct Worker {
         const Setup& setup = *arena.setup;
         commons = TRY(map_commons());
         memory = TRY(attach_memory(arena, commons));
-        siblings = TRY(Siblings::create(*commons.commons, commons.code_map,
-                                        memory->end() / base::page_size, setup.vcpu_index));
+        commons.maps.pages = memory->end() / base::page_size;
+        siblings = TRY(Siblings::create(*commons.commons, commons.maps, setup.vcpu_index));
         cpuid = std::make_unique<x86::CpuidPolicy>(x86::CpuidPolicy::from_entries(
             {setup.cpuid, setup.cpuid + std::min(setup.cpuid_count, cpuid_entries_max)}));
         clock = std::make_unique<WorkerClock>(*arena.mailbox, setup.tsc_hz);
