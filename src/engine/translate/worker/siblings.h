@@ -32,6 +32,7 @@ public:
     static base::Result<Siblings> create(Commons& commons, const Maps& maps, unsigned index);
 
     [[nodiscard]] bool any() const { return count_ > 1; }
+    [[nodiscard]] unsigned vcpus() const { return count_; }
     [[nodiscard]] Seat& seat() const { return *seat_; }
     // How many vCPUs are inside: each takes a processor of the host, or two.
     [[nodiscard]] const std::atomic<std::uint32_t>& inside() const { return commons_->inside; }

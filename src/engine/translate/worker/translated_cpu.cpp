@@ -1,6 +1,7 @@
 // The worker's vCPU: VirtualCpu, executing by translated code.
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <bit>
 #include <cerrno>
@@ -49,6 +50,13 @@ private:
     }
 };
 
+// Address spaces that have processes. Each vCPU has its own, and all of them are the host's to carry.
+unsigned spaces(unsigned vcpus)
+{
+    constexpr unsigned most = 80, least = 16, together = 160;
+    return std::clamp(together / vcpus, least, most);
+}
+
 class TranslatedCpu final : public VirtualCpu {
 public:
     using VirtualCpu::VirtualCpu;
@@ -77,7 +85,7 @@ public:
             .siblings = resources().siblings,
             .attention = attention_,
             .place = resources().mailbox.place,
-            .spaces = 80,
+            .spaces = spaces(resources().siblings.vcpus()),
             .lock_step = resources().lock_step,
         });
         return {};
