@@ -22,6 +22,11 @@ def descendants(pid):
     return result
 
 
+def is_worker(pid):
+    with open(f"/proc/{pid}/comm") as file:
+        return file.read().strip() == "doppel-worker"
+
+
 def alive(pid):
     try:
         with open(f"/proc/{pid}/stat") as file:
@@ -48,8 +53,8 @@ class Worker(TestCase):
         self.addCleanup(process.kill)
         return process
 
-    def start_bare(self):
-        process = self.start("run", "--engine", ENGINE, "--kernel", bare("console"))
+    def start_bare(self, *arguments):
+        process = self.start("run", "--engine", ENGINE, "--kernel", bare("console"), *arguments)
         self.assertEqual(process.stdout.readline(), b"ready\n")
         return process
 
@@ -72,6 +77,17 @@ class Worker(TestCase):
             self.assertIn("worker process died", text)
             self.assertIn(name, text)
             self.assert_gone(workers)
+
+    def test_any_worker_killed(self):
+        process = self.start_bare("--cpus", "3")
+        pids = descendants(process.pid)
+        workers = list(filter(is_worker, pids))
+        self.assertEqual(len(workers), 3)
+        os.kill(workers[1], signal.SIGKILL)
+        # Its processor does not run: found out within a second.
+        self.assertEqual(process.wait(timeout=BARE_SECONDS), 3)
+        self.assertIn("worker process died (SIGKILL)", process.stderr.read().decode())
+        self.assert_gone(pids)
 
     def test_worker_says_where_it_crashed(self):
         process = self.start_bare()
@@ -131,12 +147,17 @@ class Worker(TestCase):
             target = os.readlink(f"/proc/{worker}/fd/{name}")
             self.assertTrue(name == "2" or target == "/dev/null" or target.startswith("/memfd:doppel-")
                             or target.startswith("pipe:") or target == "anon_inode:[pidfd]"
-                            or (6 <= int(name) < 70 and target == "anon_inode:[eventfd]"), target)
+                            or (7 <= int(name) < 71 and target == "anon_inode:[eventfd]"), target)
         with open(f"/proc/{worker}/environ", "rb") as file:
             self.assertEqual(file.read(), b"")
 
     def test_idle_guest(self):
-        terminal = self.terminal(*LINUX, seconds=LINUX_SECONDS)
+        for cpus in ["1", "4"]:
+            with self.subTest(cpus=cpus):
+                self.idles(cpus)
+
+    def idles(self, cpus):
+        terminal = self.terminal(*LINUX, "--cpus", cpus, seconds=LINUX_SECONDS)
         terminal.expect(b"doppel# ")
         pids = [terminal.process.pid, *descendants(terminal.process.pid)]
         time.sleep(2)
@@ -144,7 +165,7 @@ class Worker(TestCase):
         time.sleep(5)
         used = (sum(map(ticks, pids)) - before) / 5
         self.assertLess(used, 0.03)
-        print(f"an idle guest uses {100 * used:.1f} % of a processor")
+        print(f"an idle guest of {cpus} uses {100 * used:.1f} % of a processor")
         terminal.send(b"exit\r")
         self.assertEqual(terminal.wait(), 0)
 
