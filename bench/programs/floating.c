@@ -94,8 +94,9 @@ static uint64_t sse2_unit(void)
         mixed = _mm_add_epi16(mixed, _mm_unpacklo_epi8(a, b));
     }
     __m128i sum = _mm_add_epi64(differences, mixed);
-    return join((uint64_t)_mm_cvtsi128_si64(sum),
-                (uint64_t)_mm_cvtsi128_si64(_mm_unpackhi_epi64(sum, sum)));
+    uint64_t halves[2];
+    _mm_storeu_si128((__m128i *)halves, sum);
+    return join(halves[0], halves[1]);
 }
 
 static const char *avx2_lacking(void)

@@ -6,7 +6,8 @@
 //   0x0000_1010_0000  target table
 //   0x0000_2000_0000  code cache (R-X)      0x0700_0000_0000  the program itself (R-X, RW)
 //   0x0000_6000_0000  the program, heap     0x0700_0100_0000  ExecContext (RW)
-//   0x0100_0000_0000  guest RAM             0x0700_0110_0000  UserCommand (R--)
+//   0x0080_0000_0000  4 GiB of 32-bit code  0x0700_0110_0000  UserCommand (R--)
+//   0x0100_0000_0000  guest RAM
 //   supervisor window: host = guest + B     0x0700_0120_0000  target table (R--)
 //   0x7f80.. to 0x7fbf..  libraries, mmaps  0x0700_1000_0000  code cache (R-X)
 //
@@ -28,6 +29,10 @@ inline constexpr std::uint64_t supervisor_targets = 0x10100000;
 inline constexpr std::uint64_t supervisor_code = 0x20000000;
 inline constexpr std::uint64_t supervisor_code_size = 128ull << 20;
 inline constexpr std::uint64_t worker_image = 0x60000000;
+// Where 32-bit supervisor code sees its 4 GiB: a multiple of them, so that the lower half of a host
+// address is the guest's. GS.base of the worker while such code runs.
+inline constexpr std::uint64_t window32 = 0x008000000000;
+inline constexpr std::uint64_t window32_size = std::uint64_t{1} << 32;
 inline constexpr std::uint64_t worker_ram = 0x010000000000;
 // What the worker has for itself: no window entry may overlap these host ranges.
 inline constexpr std::uint64_t worker_low_end = 0x070000000000;   // [0, this)

@@ -26,11 +26,17 @@ struct Mode {
     // For lock-step: no way out leads to other translated code, neither direct jumps, which must
     // not be linked, nor the table of targets.
     bool alone = false;
+    // 32-bit code with flat CS, DS, ES and SS, in a legacy or a 64-bit guest; see lower/code32.cpp.
+    // FS and GS may have any base; `fs` and `gs`: they allow all accesses at all offsets, else
+    // what names them is the interpreter's. User code has `gs_free`.
+    bool code32 = false;
+    bool fs = false, gs = false;
     bool operator==(const Mode&) const = default;
     [[nodiscard]] unsigned key() const
     {
         return (user ? 1u : 0u) | (alone ? 2u : 0u) | (vector ? 4u : 0u) | (privileged ? 8u : 0u) |
-               (masked ? 16u : 0u) | (gs_free ? 32u : 0u) | (bases ? 64u : 0u);
+               (masked ? 16u : 0u) | (gs_free ? 32u : 0u) | (bases ? 64u : 0u) |
+               (code32 ? 128u : 0u) | (fs ? 256u : 0u) | (gs ? 512u : 0u);
     }
 };
 

@@ -1,33 +1,12 @@
 #include "engine/translate/emit/rewrite.h"
 
-#include <array>
+#include "engine/translate/emit/writer.h"
 
 namespace doppel::engine::translate {
 
 namespace {
 
-constexpr unsigned longest = 15;
 constexpr unsigned no_base_no_index = 0x25;  // SIB
-
-class Writer {
-public:
-    void put(unsigned value)
-    {
-        if (size_ < bytes_.size()) bytes_[size_] = static_cast<std::uint8_t>(value);
-        ++size_;
-    }
-    void put(const std::uint8_t* from, unsigned count)
-    {
-        for (unsigned i = 0; i < count; ++i) put(from[i]);
-    }
-    std::uint8_t& at(unsigned index) { return bytes_[index]; }
-    [[nodiscard]] unsigned size() const { return size_; }
-    [[nodiscard]] const std::uint8_t* data() const { return bytes_.data(); }
-
-private:
-    std::array<std::uint8_t, 32> bytes_;
-    unsigned size_ = 0;
-};
 
 bool moved(const Rewrite& rewrite)
 {
@@ -77,8 +56,7 @@ void put_operand(const Instruction& instruction, const Rewrite& rewrite, Writer&
     case Rewrite::Address::absolute: {
         out.put((modrm & 0x38) | 4);
         out.put(no_base_no_index);
-        const auto address = static_cast<std::uint32_t>(instruction.address);
-        for (unsigned i = 0; i < 4; ++i) out.put((address >> (8 * i)) & 0xff);
+        out.put_dword(static_cast<std::uint32_t>(instruction.address));
         break;
     }
     case Rewrite::Address::based:
@@ -114,7 +92,7 @@ bool copy(const Instruction& instruction, const Rewrite& rewrite, Code& code)
         out.put(instruction.bytes + instruction.behind_operand,
                 instruction.length - unsigned{instruction.behind_operand});
     }
-    if (out.size() > longest) return false;
+    if (out.size() > Writer::longest) return false;
     code.bytes(out.data(), out.size());
     return true;
 }

@@ -9,10 +9,16 @@ namespace {
 
 // RCX -= address of the page, as far as a difference of zero is concerned; no flag. Beyond 32
 // bits with RORX.
-void subtract_page(Code& code, std::uint64_t rip)
+void subtract_page(Code& code, std::uint64_t rip, bool code32)
 {
     const auto [low, high] = page_constants(rip);
     const std::uint8_t swap_halves[] = {0xc4, 0xe3, 0xfb, 0xf0, 0xc9, 0x20};  // rorx rcx, rcx, 32
+    if (code32) {
+        code.byte(0x8d);  // lea ecx, [rcx + low]
+        code.byte(0x89);
+        code.dword(static_cast<std::uint32_t>(low));
+        return;
+    }
     const auto add = [&code](std::int32_t value, Relocation::Kind kind) {
         constexpr std::uint32_t constant_size = 4;
         code.add_constant(rcx, rcx, value);
@@ -62,6 +68,7 @@ bool Lowering::conditional(const Instruction& instruction)
 // LOOPNE, LOOPE, LOOP and JRCXZ themselves, over the way that is not taken.
 bool Lowering::loop(const Instruction& instruction)
 {
+    if (source_.mode.code32) code_.byte(0x67);  // ECX
     code_.byte(instruction.opcode);
     code_.byte(0);
     const std::uint32_t patch = code_.size() - 1;
@@ -128,7 +135,7 @@ void Lowering::learning_jump(std::uint32_t rcx_from)
     const auto first = static_cast<std::uint32_t>(result_.exits.size());
     const Mode& mode = source_.mode;
     result_.exits.push_back({ExitKind::indirect, mode, 0, 0, 0, code_.size()});
-    subtract_page(code_, source_.rip);
+    subtract_page(code_, source_.rip, mode.code32);
     std::array<std::uint32_t, learned_targets> found;
     for (std::uint32_t& each : found) {
         code_.byte(0x48);  // lea rcx, [rcx - 1]: at first

@@ -234,6 +234,9 @@ bool reads_selector(const ZydisDecodedInstruction& decoded)
 Kind classify_for(const ZydisDecodedInstruction& decoded, const ZydisDecodedOperand* operands,
                   const Mode& mode, const x86::CpuidPolicy& cpuid)
 {
+    if (mode.code32) {
+        if (const auto kind = classify_code32(decoded, operands)) return *kind;
+    }
     const bool address_size = (decoded.attributes & ZYDIS_ATTRIB_HAS_ADDRESSSIZE) != 0;
     if (decoded.meta.category == ZYDIS_CATEGORY_STRINGOP) {
         return address_size ? Kind::interpret : string(decoded);

@@ -9,17 +9,22 @@ namespace {
 
 constexpr std::size_t longest = 15;
 
-const ZydisDecoder& long_mode_decoder()
+ZydisDecoder make_decoder(ZydisMachineMode mode, ZydisStackWidth stack)
 {
-    static const ZydisDecoder decoder = [] {
-        ZydisDecoder made;
-        ZydisDecoderInit(&made, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-        // Not offered to guests: their encodings are NOPs.
-        ZydisDecoderEnableMode(&made, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
-        ZydisDecoderEnableMode(&made, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
-        return made;
-    }();
-    return decoder;
+    ZydisDecoder made;
+    ZydisDecoderInit(&made, mode, stack);
+    // Not offered to guests: their encodings are NOPs.
+    ZydisDecoderEnableMode(&made, ZYDIS_DECODER_MODE_MPX, ZYAN_FALSE);
+    ZydisDecoderEnableMode(&made, ZYDIS_DECODER_MODE_CET, ZYAN_FALSE);
+    return made;
+}
+
+const ZydisDecoder& decoder_of(const Mode& mode)
+{
+    static const ZydisDecoder code64 = make_decoder(ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    static const ZydisDecoder code32 =
+        make_decoder(ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
+    return mode.code32 ? code32 : code64;
 }
 
 struct General {
@@ -60,6 +65,7 @@ void note_register(const ZydisDecodedOperand& operand, const ZydisDecodedInstruc
     const bool whole = (operand.actions & ZYDIS_OPERAND_ACTION_WRITE) != 0 && reg.width >= 32 &&
                        decoded.mnemonic != ZYDIS_MNEMONIC_BSF &&
                        decoded.mnemonic != ZYDIS_MNEMONIC_BSR;
+    instruction.high_byte |= reg.high;
     if (whole) instruction.overwrites |= bit;
     if (read || !whole) instruction.reads |= bit;
 
@@ -196,7 +202,7 @@ Decoding decode(std::span<const std::uint8_t> bytes, std::uint64_t rip, const Mo
     ZydisDecodedInstruction decoded;
     std::array<ZydisDecodedOperand, ZYDIS_MAX_OPERAND_COUNT> operands;
     const std::size_t size = bytes.size() < longest ? bytes.size() : longest;
-    const ZyanStatus status = ZydisDecoderDecodeFull(&long_mode_decoder(), bytes.data(), size,
+    const ZyanStatus status = ZydisDecoderDecodeFull(&decoder_of(mode), bytes.data(), size,
                                                      &decoded, operands.data());
     if (status == ZYDIS_STATUS_NO_MORE_DATA && size < longest) return Decoding::incomplete;
     if (!ZYAN_SUCCESS(status)) return Decoding::undefined;
@@ -208,6 +214,7 @@ Decoding decode(std::span<const std::uint8_t> bytes, std::uint64_t rip, const Mo
     note_layout(decoded, instruction);
     note_operands(decoded, operands.data(), rip + decoded.length, instruction);
     note_flags(decoded, instruction);
+    if (mode.code32) instruction.immediate &= 0xffffffff;
     instruction.kind = classify(decoded, operands.data(), mode, cpuid);
     return Decoding::decoded;
 }

@@ -21,6 +21,7 @@ enum class Kind : std::uint8_t {
     string,
     pushf,
     leave,
+    push, pop, push_all, pop_all,  // of 32-bit code; in 64-bit code plain, or undefined
     cli,
     sti,
     clac,
@@ -93,6 +94,7 @@ struct Instruction {
     bool rsp_operand = false, rsp_read = false, rsp_written = false;
     bool rsp_in_reg = false, rsp_in_rm = false;  // in which fields of ModRM
     bool rsp_elsewhere = false;                  // somewhere else
+    bool high_byte = false;  // AH, CH, DH or BH is an operand: no REX may be added
 
     std::uint64_t immediate = 0;  // the first; of direct branches: the target
     // General registers: read (or partly written), and wholly overwritten.

@@ -7,10 +7,12 @@
 #pragma once
 
 #include <array>
+#include <optional>
 #include <span>
 
 #include "engine/translate/emit/code.h"
 #include "engine/translate/emit/rewrite.h"
+#include "engine/translate/emit/rewrite32.h"
 #include "engine/translate/lower/instruction.h"
 #include "x86/canonical.h"
 
@@ -108,6 +110,24 @@ private:
     bool lea_stack_pointer(const Instruction& instruction);
     bool leave_frame(const Instruction& instruction);
     bool pop_stack_pointer();
+
+    // code32.cpp: 32-bit code; nullopt: as 64-bit code
+    std::optional<Outcome> lower_code32(const Instruction& instruction);
+    bool place_code32(const Instruction& instruction, Rewrite32& rewrite) const;
+    bool plain_code32(const Instruction& instruction);
+    bool string_code32(const Instruction& instruction);
+    bool push_code32(const Instruction& instruction);
+    bool pop_code32(const Instruction& instruction);
+    void push_all_code32();
+    void pop_all_code32();
+    void leave_code32();
+    bool push_flags_code32();
+    void push_return_code32(const Instruction& instruction);
+    bool indirect_code32(const Instruction& instruction);
+    void ret_code32(const Instruction& instruction);
+    void window_prefix();
+    void move_stack(unsigned opcode, unsigned reg, int displacement);
+    void move_esp(std::int32_t by);
 
     // branch.cpp
     bool push_return(const Instruction& instruction);

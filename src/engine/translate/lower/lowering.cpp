@@ -107,6 +107,9 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
     const Instruction& instruction = rest.front();
     const auto lowered = [](bool done) { return done ? Outcome::lowered : Outcome::failed; };
     const auto ended = [](bool done) { return done ? Outcome::ended : Outcome::failed; };
+    if (source_.mode.code32) {
+        if (const auto outcome = lower_code32(instruction)) return *outcome;
+    }
     if (source_.mode.gs_free && instruction.segment == Segment::gs) return Outcome::failed;
     // A branch beyond the end of an address space half: it faults where it is.
     if (is_direct_branch(instruction.kind) && !x86::canonical(instruction.immediate)) {
@@ -160,7 +163,7 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
     case Kind::ret: return ended(ret(instruction));
     case Kind::interpret: case Kind::syscall: case Kind::sysret: case Kind::iret:
     case Kind::serialize: case Kind::clac: case Kind::vectors: case Kind::device:
-    case Kind::stac:
+    case Kind::stac: case Kind::push: case Kind::pop: case Kind::push_all: case Kind::pop_all:
         return Outcome::failed;
     }
     return Outcome::failed;

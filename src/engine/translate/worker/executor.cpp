@@ -57,6 +57,33 @@ WindowConfig supervisor_window_config()
     return config;
 }
 
+WindowConfig window32_config()
+{
+    WindowConfig config;
+    config.user = false;
+    config.fold = window32;
+    config.begin = window32;
+    config.end = window32 + window32_size;
+    return config;
+}
+
+constexpr std::uint64_t end_of_code32 = std::uint64_t{1} << 32;
+
+bool is_flat(const x86::Segment& segment)
+{
+    return segment.present() && !segment.unusable() && segment.code_or_data() && segment.base == 0 &&
+           segment.limit == 0xffffffff;
+}
+
+// Any access at any offset is allowed.
+bool is_whole_data(const x86::Segment& segment)
+{
+    constexpr unsigned code = 8, expand_down = 4, writable = 2;
+    return segment.present() && !segment.unusable() && segment.code_or_data() &&
+           (segment.type() & (code | expand_down | writable)) == writable &&
+           segment.limit == 0xffffffff;
+}
+
 }  // namespace
 
 Executor::Executor(const Parts& parts)
@@ -66,6 +93,7 @@ Executor::Executor(const Parts& parts)
       user_cache_(user_cache_config(parts.processes), parts.cpuid),
       supervisor_mapper_(parts.memory),
       supervisor_window_(supervisor_window_config(), *this, supervisor_mapper_),
+      window32_(window32_config(), *this, supervisor_mapper_),
       spaces_(parts.processes, *this, user_cache_, parts.spaces)
 {
     supervisor_cache_.add_targets(targets_of_supervisor());
@@ -125,7 +153,9 @@ Executor::Next Executor::interpret_here()
 {
     // Conditions that last an instruction or two need no stretch.
     const x86::CpuState& state = *registers_.state;
-    if (!state.code64() || state.events.activity != x86::Activity::running) {
+    Mode mode;
+    const bool translatable = state.code64() || eligible_code32(mode);
+    if (!translatable || state.events.activity != x86::Activity::running) {
         stop_ = interpret_many(interpreted_stretch);
     } else {
         return accesses_user_memory() ? interpret_user_access() : interpret_one();
@@ -168,8 +198,8 @@ Executor::Next Executor::dispatch()
     Mode mode;
     if (!eligible(mode)) return interpret_here();
     mode_ = mode;
-    if (!mode.user && mode.bases != bases_) {
-        bases_ = mode.bases;
+    if (!mode.user && mode != targets_mode_) {
+        targets_mode_ = mode;
         supervisor_cache_.clear_targets(targets_of_supervisor());
     }
     if (mode.user) {
@@ -220,14 +250,14 @@ bool Executor::eligible(Mode& mode)
     x86::CpuState& state = *registers_.state;
     // RF is for instruction breakpoints, and lasts for one instruction.
     if ((state.dr7 & x86::dr7::ENABLE_MASK) == 0) state.rflags &= ~RF;
-    if (!state.code64() || state.events.interrupt_shadow ||
-        state.events.activity != x86::Activity::running ||
+    if (state.events.interrupt_shadow || state.events.activity != x86::Activity::running ||
         (state.rflags & (TF | RF | VM | NT | IOPL)) != 0 ||
         (state.dr7 & x86::dr7::ENABLE_MASK) != 0) {
         return false;
     }
     const unsigned cpl = state.cpl();
     note_vector_state();
+    if (!state.code64()) return eligible_code32(mode) && !accesses_user_memory();
     mode.vector = vector_ok_;
     mode.gs_free = state.segments[x86::GS].base == 0;  // of user code, see below
     if (cpl == 3) {
@@ -250,6 +280,28 @@ Mode Executor::supervisor_mode() const
     Mode mode;
     mode.bases = (registers_.state->cr4 & x86::cr4::FSGSBASE) != 0;
     return mode;
+}
+
+// 32-bit code, in a legacy or a 64-bit guest: segments as any common system has them. The last page
+// is the interpreter's, since behind it comes the first.
+bool Executor::eligible_code32(Mode& mode) const
+{
+    const x86::CpuState& state = *registers_.state;
+    const auto& segments = state.segments;
+    const unsigned cpl = state.cpl();
+    if (!state.protected_mode() || state.vm86() || (cpl != 0 && cpl != 3)) return false;
+    if (!is_flat(segments[x86::CS]) || !segments[x86::CS].db() || !segments[x86::SS].db()) return false;
+    for (const auto index : {x86::DS, x86::ES, x86::SS}) {
+        if (!is_flat(segments[index]) || !is_whole_data(segments[index])) return false;
+    }
+    mode.code32 = true;
+    mode.fs = is_whole_data(segments[x86::FS]);
+    mode.gs = is_whole_data(segments[x86::GS]);
+    if (cpl == 0) return true;
+    mode.user = mode.gs_free = true;
+    mode.masked = (state.rflags & IF) == 0;
+    mode.vector = vector_ok_;
+    return (state.rflags & AC) == 0 && (state.cr4 & x86::cr4::TSD) == 0;
 }
 
 void Executor::note_vector_state()
@@ -315,6 +367,10 @@ Executor::Next Executor::enter_supervisor()
     if (stepping_) registers.flags |= TF;
     registers.kicked = 0;
     if (attention_.load(std::memory_order_seq_cst) != 0 && !stepping_) return Next::resume;
+    if (mode_.code32 != window32_shown_) {
+        window32_shown_ = mode_.code32;
+        asm volatile("wrgsbase %0" : : "r"(mode_.code32 ? window32 : fold));
+    }
     place_.store(Place::supervisor, std::memory_order_relaxed);
     if (mode_.vector) {
         make_initial(registers_.state->xsave);
@@ -339,7 +395,7 @@ Executor::Next Executor::mappings_refused()
 Executor::Next Executor::after_exit(std::uint32_t exit)
 {
     refusals_ = 0;
-    if (exit == exit_no_target && !x86::canonical(context().target)) {
+    if (exit == exit_no_target && !x86::canonical(branch_target())) {
         return branch_to_nowhere(cache().branch_at(context().branch));
     }
     const bool exited = exit == exit_no_target || exit >= first_exit_site;
@@ -351,7 +407,7 @@ Executor::Next Executor::after_exit(std::uint32_t exit)
     case exit_cancelled: return Next::resume;
     case exit_kick: return after_kick();
     case exit_fault: return after_fault();
-    case exit_no_target: stepping_ = false; return after_missing_target(context().target);
+    case exit_no_target: stepping_ = false; return after_missing_target(branch_target());
     default: break;
     }
     stepping_ = false;
@@ -430,12 +486,12 @@ Executor::Next Executor::after_site(const Site& site)
 // An indirect branch of user code that may learn one more target.
 Executor::Next Executor::after_indirect(const Site& site)
 {
-    const std::uint64_t rip = context().target;
+    const std::uint64_t rip = branch_target();
     const Block* const from = site.block;
     if (!x86::canonical(rip)) return branch_to_nowhere(from);
     const std::uint32_t number =
         from->first_site + static_cast<std::uint32_t>(site.exit - from->exits.data());
-    Block* next = upper_half(rip) ? nullptr : block_for(rip, mode_, true, true);
+    Block* next = may_branch_to(rip) ? block_for(rip, mode_, true, true) : nullptr;
     if (next == nullptr) {
         unload_context(rip);
         return Next::dispatch;
@@ -473,6 +529,18 @@ Executor::Next Executor::go_on_at(const Block& block)
     return Next::resume;
 }
 
+// To code of the same mode: it changes privilege only by other ways; supervisor code may still leave
+// for the low half.
+bool Executor::may_branch_to(std::uint64_t rip) const
+{
+    return mode_.code32 || upper_half(rip) != mode_.user;
+}
+
+std::uint64_t Executor::branch_target()
+{
+    return mode_.code32 ? context().target & 0xffffffff : context().target;
+}
+
 // FS.base of the host takes the guest's GS.base, folded.
 bool Executor::gs_fits() const
 {
@@ -502,8 +570,7 @@ Executor::Next Executor::after_missing_target(std::uint64_t rip)
         // Entries are for the plain mode.
         mode_.vector = false;
     }
-    // Code changes privilege only by other ways; supervisor code may still leave for the low half.
-    if (mode_.user ? !upper_half(rip) : upper_half(rip)) next = block_for(rip, mode_, true, true);
+    if (may_branch_to(rip)) next = block_for(rip, mode_, true, true);
     if (next == nullptr) {
         unload_context(rip);
         return Next::dispatch;
@@ -544,6 +611,11 @@ Executor::Next Executor::after_fault()
 Executor::Next Executor::after_page_fault(std::uint64_t address, bool write)
 {
     record(0x12, address);
+    // An access across the end of its 4 GiB, for processors to disagree on.
+    if (mode_.code32 && mode_.user && address >= end_of_code32) {
+        if (!unload_precisely()) return lost("a page fault in code that nobody knows");
+        return interpret_one();
+    }
     const Window::Fill filled = at(Place::windows, [&] { return window().fill(address, write); });
     switch (filled) {
     case Window::Fill::mapped:

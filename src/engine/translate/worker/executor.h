@@ -116,6 +116,8 @@ private:
     Stop interpret_many(std::uint64_t budget);
     Next interpret_one();
     Next interpret_here();
+    [[nodiscard]] bool eligible_code32(Mode& mode) const;
+    [[nodiscard]] bool may_branch_to(std::uint64_t rip) const;
     Next interpret_user_access();
     [[nodiscard]] bool accesses_user_memory() const;
     // The instruction at RIP, which `block` left to the interpreter.
@@ -165,6 +167,9 @@ private:
     void load_context();  // of mode_
     void load_user_context(std::uint64_t flags);
     void load_system_context(std::uint64_t flags);
+    void load_code32_context();
+    // Where an indirect branch went, as far as the guest can tell.
+    [[nodiscard]] std::uint64_t branch_target();
     // Registers to the interpreter's state; RIP as given.
     void unload_context(std::uint64_t rip);
     bool take_bases();
@@ -226,12 +231,15 @@ private:
     CodeCache user_cache_;
     SupervisorMapper supervisor_mapper_;
     Window supervisor_window_;
+    Window window32_;                 // 32-bit supervisor code
     CodePages supervisor_pages_;
     AddressSpaces spaces_;
     AddressSpace* space_ = nullptr;   // of the current CR3 and privilege, when known
 
     bool in_context_ = false;         // the registers are in context(), not in the interpreter's state
     Mode mode_;
+    Mode targets_mode_;               // supervisor code: of what the table of targets leads to
+    bool window32_shown_ = false;     // GS.base of the thread is window32
     std::uint64_t host_rip_ = 0;
     std::uint32_t resume_exit_ = 0;   // ExecContext::exit to go on with: see interrupted_exit
     bool stepping_ = false;           // on the way to the next exact point
@@ -243,7 +251,6 @@ private:
         AddressSpace* space = nullptr;
     } user_fault_;
     UserProcess* fpu_owner_ = nullptr;  // nullptr: the interpreter's state holds it
-    bool bases_ = false;  // Mode::bases of what the supervisor's table of targets has
     bool vector_ok_ = false;
     std::uint64_t vector_cr0_ = 0, vector_cr4_ = 0, vector_xcr0_ = 0;
     std::uint64_t code_version_ = 1;

@@ -10,8 +10,16 @@
 
 namespace doppel::engine::translate {
 
+namespace {
+
+// Behind it comes the first: the interpreter's.
+constexpr std::uint64_t last_page_of_code32 = 0xfffff000;
+
+}  // namespace
+
 Block* Executor::block_for(std::uint64_t rip, Mode mode, bool note, bool target)
 {
+    if (mode.code32 && rip >= last_page_of_code32) return nullptr;
     Lookup& cached = lookup(rip, mode);
     if (!note && !target && holds(cached, rip, mode)) return cached.block;
     std::uint64_t ram_offset = 0;
@@ -210,6 +218,7 @@ Executor::Next Executor::interpret_device(Block& block)
 void Executor::protect(std::uint64_t ram_page)
 {
     supervisor_window_.protect(ram_page);
+    window32_.protect(ram_page);
     for (const auto& space : spaces_.all()) space->window().protect(ram_page);
 }
 

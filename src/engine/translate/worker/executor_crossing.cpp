@@ -23,7 +23,7 @@ std::optional<Executor::Next> Executor::cross(ExitKind kind, const Block& block)
 {
     if (lock_step_ != nullptr && lock_step_->armed()) return std::nullopt;
     if (window_wanted_ || must_leave()) return std::nullopt;
-    if ((registers_.state->efer & x86::efer::SCE) == 0) return std::nullopt;
+    if (mode_.code32 || (registers_.state->efer & x86::efer::SCE) == 0) return std::nullopt;
     switch (kind) {
     case ExitKind::syscall:
         if (!mode_.user || mode_.privileged) return std::nullopt;
@@ -40,6 +40,7 @@ std::optional<Executor::Next> Executor::enter_kernel(std::uint64_t return_rip)
 {
     x86::CpuState& state = *registers_.state;
     if (flush_.any || !upper_half(state.lstar) || !gs_fits()) return std::nullopt;
+    if (targets_mode_ != supervisor_mode()) return std::nullopt;
 
     const ExecContext& from = context();
     ExecContext& to = supervisor();

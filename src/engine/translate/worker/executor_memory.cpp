@@ -158,6 +158,7 @@ void Executor::apply_flushes()
     if (flush_.global || flush_.non_global || flush_.supervisor) {
         const bool keep_global = !flush_.global;
         supervisor_window_.flush(keep_global);
+        window32_.flush(keep_global);
         drop_supervisor_code(supervisor_pages_.revalidate(keep_global, code_lookup(false)));
     }
     if (flush_.global || flush_.non_global) {
@@ -168,10 +169,14 @@ void Executor::apply_flushes()
         }
     }
     for (const std::uint64_t linear : flush_.pages) {
-        if ((linear >> 63) != 0) {
+        if (upper_half(linear)) {
             supervisor_window_.flush_page(linear);
             drop_supervisor_code(supervisor_pages_.revalidate_page(linear, code_lookup(false)));
             continue;
+        }
+        if (linear < window32_size) {
+            window32_.flush_page(linear);
+            drop_supervisor_code(supervisor_pages_.revalidate_page(linear, code_lookup(false)));
         }
         for (const auto& space : spaces_.all()) {
             if (!space->is(cr3) || space->stale) continue;

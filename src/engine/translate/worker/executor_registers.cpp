@@ -18,6 +18,8 @@ using x86::rflags::AC, x86::rflags::DF, x86::rflags::ID, x86::rflags::STATUS;
 
 // RFLAGS that translated code keeps in the host's own.
 constexpr std::uint64_t own_flags = STATUS | DF | ID;
+constexpr unsigned legacy_registers = 8;
+constexpr std::uint64_t low_half = 0xffffffff;
 constexpr std::uint64_t host_flags = 0x202;  // IF and the bit that is always set
 
 }  // namespace
@@ -27,7 +29,11 @@ ExecContext& Executor::context()
     return mode_.user ? space_->process().context() : supervisor();
 }
 
-Window& Executor::window() { return mode_.user ? space_->window() : supervisor_window_; }
+Window& Executor::window()
+{
+    if (mode_.user) return space_->window();
+    return mode_.code32 ? window32_ : supervisor_window_;
+}
 
 std::uint64_t* Executor::targets_of_supervisor()
 {
@@ -47,10 +53,25 @@ void Executor::load_context()
     if (mode_.user) {
         load_user_context(interpreter_.rflags());
     } else {
-        to.gpr[x86::RSP] += fold;
+        if (!mode_.code32) to.gpr[x86::RSP] += fold;
         load_system_context(interpreter_.rflags());
     }
+    if (mode_.code32) load_code32_context();
     in_context_ = true;
+}
+
+// What 32-bit code is promised, see lower/code32.cpp. The upper halves of its registers are undefined
+// since it was entered, R8 to R15 stay in the interpreter's state.
+void Executor::load_code32_context()
+{
+    const x86::CpuState& state = *registers_.state;
+    ExecContext& to = context();
+    for (unsigned i = 0; i < legacy_registers; ++i) {
+        registers_.gpr[i] &= low_half;
+        to.gpr[i] = registers_.gpr[i];
+    }
+    to.gpr[x86::R14] = state.segments[x86::FS].base & low_half;
+    to.gpr[x86::R15] = state.segments[x86::GS].base & low_half;
 }
 
 // All but the general registers, these two.
@@ -73,7 +94,7 @@ void Executor::load_system_context(std::uint64_t flags)
     to.system_flags = flags & ~own_flags;
     to.guest_fs_base = state.segments[x86::FS].base;
     for (unsigned i = 0; i < std::size(to.selectors); ++i) to.selectors[i] = state.segments[i].selector;
-    to.fs_base = state.segments[x86::GS].base + fold;
+    to.fs_base = mode_.code32 ? 0 : state.segments[x86::GS].base + fold;
     const std::uint64_t other = state.kernel_gs_base + fold;
     to.other_fs_base = other < user_window_end ? other : 0;
     to.cr2 = state.cr2;
@@ -90,12 +111,18 @@ std::uint64_t Executor::join_flags(std::uint64_t system, std::uint64_t host)
 void Executor::unload_context(std::uint64_t rip)
 {
     const ExecContext& from = context();
-    std::copy_n(from.gpr, 16, registers_.gpr);
+    if (mode_.code32) {
+        for (unsigned i = 0; i < legacy_registers; ++i) registers_.gpr[i] = from.gpr[i] & low_half;
+    } else {
+        std::copy_n(from.gpr, 16, registers_.gpr);
+    }
     if (mode_.user) {
         interpreter_.set_rflags(join_flags(registers_.state->rflags, from.flags));
     } else {
-        registers_.gpr[x86::RSP] -= fold;
         interpreter_.set_rflags(join_flags(from.system_flags, from.flags));
+    }
+    if (!mode_.user && !mode_.code32) {
+        registers_.gpr[x86::RSP] -= fold;
         if (take_bases()) interpreter_.mode_changed();
     }
     *registers_.rip = rip;

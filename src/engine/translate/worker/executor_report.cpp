@@ -98,6 +98,7 @@ void Executor::counters(base::CounterList& list) const
     add_cache(list, "supervisor_code", supervisor_cache_.counters());
     add_cache(list, "user_code", user_cache_.counters());
     add_window(list, "supervisor_window", supervisor_window_.counters());
+    add_window(list, "window32", window32_.counters());
     Window::Counters user;
     for (const auto& space : spaces_.all()) {
         const auto& one = space->window().counters();
