@@ -12,6 +12,7 @@ std::string_view name(Protocol protocol)
 {
     switch (protocol) {
     case Protocol::linux64: return "Linux 64-bit boot protocol";
+    case Protocol::linux32: return "Linux 32-bit boot protocol";
     case Protocol::pvh: return "PVH";
     case Protocol::multiboot: return "multiboot 1";
     }

@@ -39,7 +39,7 @@ struct LoadSegment {
     }
 };
 
-enum class Protocol { linux64, pvh, multiboot };
+enum class Protocol { linux64, linux32, pvh, multiboot };
 [[nodiscard]] std::string_view name(Protocol protocol);
 
 // Refers to the request's files, which must outlive it.

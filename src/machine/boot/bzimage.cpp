@@ -1,4 +1,4 @@
-// Linux/x86 boot protocol, 64-bit entry. Documentation/arch/x86/boot.rst and
+// Linux/x86 boot protocol, 64-bit entry, or the 32-bit one of kernels without. Documentation/arch/x86/boot.rst and
 // arch/x86/include/uapi/asm/bootparam.h; offsets below are of the zero page, which the
 // image's setup header (0x1f1-) matches.
 #include <fmt/format.h>
@@ -45,6 +45,7 @@ struct Header {
     std::uint64_t initrd_end = 0;   // exclusive
     std::uint64_t cmdline_max = 0;  // without the final zero
     bool relocatable = false;
+    bool has_entry_64 = false;
 };
 
 template <typename T>
@@ -65,11 +66,10 @@ base::Result<Header> parse_header(const BootRequest& request)
                                                  "needed, give a kernel newer than 3.8",
                                                  version >> 8, version & 0xff));
     }
-    if ((field<std::uint8_t>(request, offset::loadflags) & loaded_high) == 0 ||
-        (field<std::uint16_t>(request, offset::xloadflags) & xlf_kernel_64) == 0) {
-        return kernel_error(request,
-                            "a bzImage without a 64-bit entry point; give an x86-64 kernel");
+    if ((field<std::uint8_t>(request, offset::loadflags) & loaded_high) == 0) {
+        return kernel_error(request, "a zImage, which is for low memory; give a bzImage");
     }
+    header.has_entry_64 = (field<std::uint16_t>(request, offset::xloadflags) & xlf_kernel_64) != 0;
 
     std::uint64_t sectors = field<std::uint8_t>(request, offset::setup_sects);
     if (sectors == 0) sectors = 4;
@@ -156,6 +156,25 @@ bool is_bzimage(std::span<const std::byte> image)
            base::load_le<std::uint32_t>(image.data() + offset::magic) == header_magic;
 }
 
+namespace {
+
+void enter_64(BootPlan& plan, std::uint64_t kernel)
+{
+    plan.protocol = Protocol::linux64;
+    plan.segments.push_back(made_segment(layout::low::gdt, boot_gdt(CodeWidth::bits64)));
+    plan.segments.push_back(made_segment(layout::low::page_tables, identity_page_tables()));
+    plan.cpu = long_mode_entry(kernel + entry_64);
+}
+
+void enter_32(BootPlan& plan, std::uint64_t kernel)
+{
+    plan.protocol = Protocol::linux32;
+    plan.segments.push_back(made_segment(layout::low::gdt, boot_gdt(CodeWidth::bits32)));
+    plan.cpu = protected_mode_entry(static_cast<std::uint32_t>(kernel));
+}
+
+}  // namespace
+
 base::Result<BootPlan> plan_bzimage(const BootRequest& request)
 {
     const Header header = TRY(parse_header(request));
@@ -170,7 +189,6 @@ base::Result<BootPlan> plan_bzimage(const BootRequest& request)
     TRY(placer.reserve(layout::low::boot_params, layout::low::boot_params_size, "boot_params"));
     TRY(placer.reserve(layout::low::page_tables, layout::low::page_tables_size, "page tables"));
     BootPlan plan;
-    plan.protocol = Protocol::linux64;
     plan.segments.push_back(TRY(place_cmdline(placer, request.cmdline)));
     const std::uint64_t kernel = TRY(place_kernel(request, header, placer));
 
@@ -190,9 +208,11 @@ base::Result<BootPlan> plan_bzimage(const BootRequest& request)
 
     plan.segments.push_back({kernel, request.kernel.subspan(header.payload), {}});
     plan.segments.push_back(make_zero_page(request, header, initrd_start));
-    plan.segments.push_back(made_segment(layout::low::gdt, boot_gdt(CodeWidth::bits64)));
-    plan.segments.push_back(made_segment(layout::low::page_tables, identity_page_tables()));
-    plan.cpu = long_mode_entry(kernel + entry_64);
+    if (header.has_entry_64) {
+        enter_64(plan, kernel);
+    } else {
+        enter_32(plan, kernel);
+    }
     plan.cpu.gpr[x86::RSI] = layout::low::boot_params;
     return plan;
 }

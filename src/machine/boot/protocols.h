@@ -13,7 +13,7 @@ namespace doppel::machine::boot {
 base::Error kernel_error(const BootRequest& request, std::string_view text);
 base::Error initrd_error(const BootRequest& request, std::string_view text);
 
-// Linux/x86 boot protocol, 64-bit entry (Documentation/arch/x86/boot.rst).
+// Linux/x86 boot protocol, 64-bit or 32-bit entry (Documentation/arch/x86/boot.rst).
 [[nodiscard]] bool is_bzimage(std::span<const std::byte> image);
 base::Result<BootPlan> plan_bzimage(const BootRequest& request);
 
@@ -32,7 +32,7 @@ base::Result<LoadSegment> place_cmdline(Placer& placer, const std::string& text)
 x86::CpuState long_mode_entry(std::uint64_t rip);
 // The first 4 GiB in 2 MiB pages, for layout::low::page_tables.
 std::vector<std::byte> identity_page_tables();
-// 32-bit protected mode, flat segments, paging off (PVH and multiboot).
+// 32-bit protected mode, flat segments, paging off (PVH, multiboot, 32-bit Linux).
 x86::CpuState protected_mode_entry(std::uint32_t eip);
 // The table that an entry state's selectors refer to, for layout::low::gdt.
 enum class CodeWidth { bits32, bits64 };

@@ -23,7 +23,7 @@ std::vector<std::byte> e820(const MemoryMap& map)
 // A bzImage is handed over in two parts, others whole.
 std::size_t setup_size(const boot::BootRequest& request, const boot::BootPlan& plan)
 {
-    if (plan.protocol != boot::Protocol::linux64) return 0;
+    if (plan.protocol != boot::Protocol::linux64 && plan.protocol != boot::Protocol::linux32) return 0;
     const std::size_t sectors = std::to_integer<std::size_t>(request.kernel[0x1f1]);
     return std::min(((sectors == 0 ? 4 : sectors) + 1) * 512, request.kernel.size());
 }

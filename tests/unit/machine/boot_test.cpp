@@ -112,6 +112,24 @@ TEST(Bzimage, EntersLongModeAsTheProtocolSays)
     EXPECT_EQ(value_at<std::uint64_t>(*plan, layout::low::gdt + 0x10), 0x00af9b000000ffffu);
 }
 
+TEST(Bzimage, EntersProtectedModeOfKernelsWithoutA64BitEntry)
+{
+    Bytes kernel = bzimage();
+    put<std::uint16_t>(kernel, 0x236, 0);
+    const auto plan = plan_boot(request(kernel));
+    ASSERT_TRUE(plan) << plan.error().text();
+    EXPECT_EQ(plan->protocol, Protocol::linux32);
+    EXPECT_EQ(plan->cpu.rip, 0x1000000u);
+    EXPECT_EQ(plan->cpu.gpr[x86::RSI], layout::low::boot_params);
+    for (const auto reg : {x86::RBP, x86::RDI, x86::RBX}) EXPECT_EQ(plan->cpu.gpr[reg], 0u);
+    EXPECT_EQ(plan->cpu.cr0 & (x86::cr0::PE | x86::cr0::PG), x86::cr0::PE);
+    EXPECT_EQ(plan->cpu.rflags & x86::rflags::IF, 0u);
+    EXPECT_EQ(plan->cpu.segments[x86::CS].selector, 0x10);
+    EXPECT_TRUE(plan->cpu.segments[x86::CS].db());
+    EXPECT_EQ(plan->cpu.segments[x86::SS].selector, 0x18);
+    EXPECT_EQ(value_at<std::uint64_t>(*plan, layout::low::gdt + 0x10), 0x00cf9b000000ffffu);
+}
+
 TEST(Bzimage, MovesWhenItMustAndMay)
 {
     const Bytes kernel = bzimage();
@@ -134,7 +152,7 @@ TEST(Bzimage, RefusesWhatItCannotBoot)
         return image;
     };
     EXPECT_THAT(refusal(request(broken(0x206, std::uint16_t{0x20b}))), HasSubstr("boot protocol 2.11"));
-    EXPECT_THAT(refusal(request(broken(0x236, std::uint16_t{0}))), HasSubstr("64-bit entry"));
+    EXPECT_THAT(refusal(request(broken(0x211, std::uint8_t{0}))), HasSubstr("zImage"));
     EXPECT_THAT(refusal(request(broken(0x1f4, 0x10000000u))), HasSubstr("truncated"));
     EXPECT_THAT(refusal(request(broken(0x1f1, std::uint8_t{0xff}))), HasSubstr("truncated"));
     EXPECT_THAT(refusal(request(broken(0x260, 0xffffffffu))), HasSubstr("--memory"));
