@@ -163,6 +163,29 @@ Executor::Next Executor::interpret_here()
     return stop_ == Stop::budget ? Next::dispatch : Next::stop;
 }
 
+// 32-bit kernels have a segment of their own in FS, and load it a few instructions after they were
+// entered, with the program's still there. Those are not worth a change of mode, which empties the
+// table of targets. A kernel that goes on without is believed in the end.
+bool Executor::awaits_fs(const Mode& mode) const
+{
+    constexpr unsigned waits_max = 16;
+    return mode.code32 && !mode.user && !mode.fs && targets_mode_.fs && waits_for_fs_ < waits_max;
+}
+
+Executor::Next Executor::interpret_until_fs()
+{
+    ++waits_for_fs_;
+    ++counts_.interpreted_runs;
+    const x86::CpuState& state = *registers_.state;
+    for (std::uint64_t i = 0; i < untranslated_stretch; ++i) {
+        stop_ = at(Place::interpreter, [this] { return interpreter_.step(); });
+        if (stop_ != Stop::budget) return Next::stop;
+        if (is_whole_data(state.segments[x86::FS])) waits_for_fs_ = 0;
+        if (waits_for_fs_ == 0 || state.cpl() == 3 || attention_.load(std::memory_order_relaxed) != 0) break;
+    }
+    return Next::dispatch;
+}
+
 // From STAC, or what follows it, to CLAC.
 Executor::Next Executor::interpret_user_access()
 {
@@ -197,6 +220,7 @@ Executor::Next Executor::dispatch()
     }
     Mode mode;
     if (!eligible(mode)) return interpret_here();
+    if (awaits_fs(mode)) return interpret_until_fs();
     mode_ = mode;
     if (!mode.user && mode != targets_mode_) {
         targets_mode_ = mode;
@@ -296,8 +320,10 @@ bool Executor::eligible_code32(Mode& mode) const
     }
     mode.code32 = true;
     mode.fs = is_whole_data(segments[x86::FS]);
-    mode.gs = is_whole_data(segments[x86::GS]);
+    // A supervisor's own segment is FS; in GS it leaves what its programs have there, a different one
+    // each time.
     if (cpl == 0) return true;
+    mode.gs = is_whole_data(segments[x86::GS]);
     mode.user = mode.gs_free = true;
     mode.masked = (state.rflags & IF) == 0;
     mode.vector = vector_ok_;

@@ -117,6 +117,8 @@ private:
     Next interpret_one();
     Next interpret_here();
     [[nodiscard]] bool eligible_code32(Mode& mode) const;
+    [[nodiscard]] bool awaits_fs(const Mode& mode) const;
+    Next interpret_until_fs();
     [[nodiscard]] bool may_branch_to(std::uint64_t rip) const;
     Next interpret_user_access();
     [[nodiscard]] bool accesses_user_memory() const;
@@ -239,6 +241,7 @@ private:
     bool in_context_ = false;         // the registers are in context(), not in the interpreter's state
     Mode mode_;
     Mode targets_mode_;               // supervisor code: of what the table of targets leads to
+    unsigned waits_for_fs_ = 0;       // in vain, one after the other
     bool window32_shown_ = false;     // GS.base of the thread is window32
     std::uint64_t host_rip_ = 0;
     std::uint32_t resume_exit_ = 0;   // ExecContext::exit to go on with: see interrupted_exit
