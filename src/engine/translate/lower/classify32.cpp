@@ -85,8 +85,9 @@ std::optional<Kind> classify_code32(const ZydisDecodedInstruction& decoded,
     case ZYDIS_MNEMONIC_POPAD: return Kind::pop_all;
     case ZYDIS_MNEMONIC_PUSHFD: return Kind::pushf;
     case ZYDIS_MNEMONIC_JECXZ: return Kind::loop;
-    // 64-bit code has more vector registers to clear.
-    case ZYDIS_MNEMONIC_VZEROALL: case ZYDIS_MNEMONIC_VZEROUPPER:
+    // 64-bit code has more vector registers to clear. (VZEROUPPER takes upper halves of registers
+    // above the seventh along, which 32-bit code can neither set nor see.)
+    case ZYDIS_MNEMONIC_VZEROALL:
     // Memory at EDI, which takes no prefix for a window.
     case ZYDIS_MNEMONIC_MASKMOVDQU: case ZYDIS_MNEMONIC_VMASKMOVDQU: case ZYDIS_MNEMONIC_MASKMOVQ:
     // The address of the last instruction is the host's.
