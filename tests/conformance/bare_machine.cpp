@@ -366,7 +366,7 @@ Outcome run_on_engine(TestEngine& engine, const Case& c, Placement placement)
 void build_stream_world(memory::GuestMemory& memory, Place place)
 {
     Case nothing{};
-    nothing.mode = place == Place::user ? Mode::user64 : Mode::kernel64;
+    nothing.mode = mode_of(place);
     build_world(memory, nothing, place == Place::supervisor_high);
     put(memory, layout::page_directory + 8, std::uint64_t{0});
     for (std::uint64_t page = 0; page < 512; ++page) {

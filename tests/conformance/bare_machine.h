@@ -15,7 +15,14 @@
 namespace doppel::conformance {
 
 // Where a random stream runs.
-enum class Place : std::uint8_t { user, supervisor_low, supervisor_high };
+enum class Place : std::uint8_t { user, supervisor_low, supervisor_high, user32, supervisor32 };
+constexpr bool is_user(Place place) { return place == Place::user || place == Place::user32; }
+// 32-bit code, both in compatibility mode.
+constexpr bool is_code32(Place place) { return place == Place::user32 || place == Place::supervisor32; }
+constexpr Mode mode_of(Place place)
+{
+    return is_code32(place) ? Mode::compat32 : place == Place::user ? Mode::user64 : Mode::kernel64;
+}
 
 struct SeenFault {
     std::uint8_t vector = 0;

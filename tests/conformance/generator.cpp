@@ -1,6 +1,5 @@
 #include "generator.h"
 
-#include <Zydis/Zydis.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -20,14 +19,11 @@ std::uint64_t pick(Random& random, std::uint64_t below) { return random() % belo
 std::uint64_t base_of(Place place) { return place == Place::supervisor_high ? layout::high : 0; }
 std::uint8_t any_byte(Random& random) { return static_cast<std::uint8_t>(random()); }
 
-const ZydisDecoder& decoder()
+ZydisDecoder make_decoder(ZydisMachineMode mode, ZydisStackWidth stack)
 {
-    static const ZydisDecoder instance = [] {
-        ZydisDecoder made;
-        ZydisDecoderInit(&made, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
-        return made;
-    }();
-    return instance;
+    ZydisDecoder made;
+    ZydisDecoderInit(&made, mode, stack);
+    return made;
 }
 
 // Not for this process to run: privileged state, host state, or results that differ
@@ -89,6 +85,7 @@ bool excluded_mnemonic(ZydisMnemonic mnemonic)
     case ZYDIS_MNEMONIC_FXRSTOR: case ZYDIS_MNEMONIC_FXRSTOR64: case ZYDIS_MNEMONIC_CLAC:
     case ZYDIS_MNEMONIC_TDCALL: case ZYDIS_MNEMONIC_SEAMCALL: case ZYDIS_MNEMONIC_SEAMOPS:
     case ZYDIS_MNEMONIC_SEAMRET: case ZYDIS_MNEMONIC_MASKMOVQ: case ZYDIS_MNEMONIC_MASKMOVDQU: case ZYDIS_MNEMONIC_VMASKMOVDQU:
+    case ZYDIS_MNEMONIC_AAD:  // leaves flags undefined, and processors differ
     case ZYDIS_MNEMONIC_STAC: case ZYDIS_MNEMONIC_SWAPGS: case ZYDIS_MNEMONIC_PTWRITE:
         return true;
     default:
@@ -96,8 +93,9 @@ bool excluded_mnemonic(ZydisMnemonic mnemonic)
     }
 }
 
-bool touches_host_registers(const ZydisDecodedOperand* operands, unsigned count)
+bool touches_host_registers(Place place, const ZydisDecodedOperand* operands, unsigned count)
 {
+    const bool segments = place == Place::supervisor32;  // FS is the case's own there
     for (unsigned i = 0; i < count; ++i) {
         const auto& operand = operands[i];
         if (operand.type == ZYDIS_OPERAND_TYPE_REGISTER) {
@@ -110,7 +108,7 @@ bool touches_host_registers(const ZydisDecodedOperand* operands, unsigned count)
             }
         }
         if (operand.type == ZYDIS_OPERAND_TYPE_POINTER) return true;
-        if (operand.type == ZYDIS_OPERAND_TYPE_MEMORY &&
+        if (operand.type == ZYDIS_OPERAND_TYPE_MEMORY && !segments &&
             (operand.mem.segment == ZYDIS_REGISTER_FS || operand.mem.segment == ZYDIS_REGISTER_GS)) {
             return true;
         }
@@ -126,18 +124,27 @@ bool rotates_by_several(const ZydisDecodedInstruction& instruction)
 }
 
 // When such a loop faults at once, processors differ in whether RCX's upper half is gone.
-bool counts_in_ecx(const ZydisDecodedInstruction& instruction)
+bool counts_in_ecx(Place place, const ZydisDecodedInstruction& instruction)
 {
-    return instruction.meta.category == ZYDIS_CATEGORY_STRINGOP && instruction.address_width == 32;
+    return instruction.meta.category == ZYDIS_CATEGORY_STRINGOP && instruction.address_width == 32 &&
+           !is_code32(place);
 }
 
 // Opcode bytes of a random map; most of the weight on the plain integer maps.
-std::vector<std::uint8_t> random_bytes(Random& random)
+std::vector<std::uint8_t> random_bytes(Random& random, Place place)
 {
     std::vector<std::uint8_t> bytes;
+    const auto maybe_rex = [&] {
+        if (pick(random, 2) != 0 || is_code32(place)) return;
+        bytes.push_back(static_cast<std::uint8_t>(0x40 | pick(random, 16)));
+    };
     constexpr std::array<std::uint8_t, 4> prefixes{0x66, 0xf3, 0xf2, 0xf0};
     while (pick(random, 4) == 0 && bytes.size() < 2) bytes.push_back(prefixes[pick(random, 4)]);
     if (pick(random, 30) == 0) bytes.push_back(0x67);
+    if (is_code32(place) && pick(random, 30) == 0) {
+        constexpr std::array<std::uint8_t, 5> segments{0x26, 0x2e, 0x36, 0x3e, 0x64};
+        bytes.push_back(segments[pick(random, place == Place::user32 ? 4 : 5)]);
+    }
     switch (pick(random, 10)) {
     case 0: case 1:
         bytes.clear();
@@ -148,15 +155,19 @@ std::vector<std::uint8_t> random_bytes(Random& random)
         bytes.push_back(0x62);
         break;
     case 3: case 4: case 5:
-        if (pick(random, 2) == 0) bytes.push_back(static_cast<std::uint8_t>(0x40 | pick(random, 16)));
+        maybe_rex();
         bytes.push_back(0x0f);
         if (pick(random, 4) == 0) bytes.push_back(pick(random, 3) == 0 ? 0x3a : 0x38);
         break;
     default:
-        if (pick(random, 2) == 0) bytes.push_back(static_cast<std::uint8_t>(0x40 | pick(random, 16)));
+        maybe_rex();
         break;
     }
+    const std::size_t behind = bytes.size();
     while (bytes.size() < 15) bytes.push_back(any_byte(random));
+    // Register bits that processors ignore in 32-bit code, and an interpreter may not.
+    if (is_code32(place) && bytes[0] == 0x62) bytes[behind] |= 0xf0;
+    if (is_code32(place) && bytes[0] == 0xc4) bytes[behind] |= 0xe0;
     return bytes;
 }
 
@@ -186,23 +197,23 @@ void steer_memory(Random& random, Place place, std::vector<std::uint8_t>& bytes,
 
 std::optional<Instruction> random_instruction(Random& random, Place place)
 {
-    std::vector<std::uint8_t> bytes = random_bytes(random);
+    std::vector<std::uint8_t> bytes = random_bytes(random, place);
     ZydisDecodedInstruction instruction;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
     const auto decode = [&] {
-        return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder(), bytes.data(), bytes.size(),
+        return ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder_for(place), bytes.data(), bytes.size(),
                                                    &instruction, operands));
     };
     if (!decode()) return std::nullopt;
     if (excluded_category(instruction.meta.category) || excluded_mnemonic(instruction.mnemonic) ||
-        touches_host_registers(operands, instruction.operand_count)) {
+        touches_host_registers(place, operands, instruction.operand_count)) {
         return std::nullopt;
     }
     if (instruction.meta.isa_ext == ZYDIS_ISA_EXT_RTM || instruction.meta.isa_ext == ZYDIS_ISA_EXT_AMX_TILE ||
         instruction.meta.isa_ext == ZYDIS_ISA_EXT_PADLOCK || instruction.meta.isa_ext == ZYDIS_ISA_EXT_KNC) {
         return std::nullopt;
     }
-    if (rotates_by_several(instruction) || counts_in_ecx(instruction)) return std::nullopt;
+    if (rotates_by_several(instruction) || counts_in_ecx(place, instruction)) return std::nullopt;
     Instruction result;
     if (instruction.meta.category == ZYDIS_CATEGORY_COND_BR) {
         if (instruction.raw.imm[0].size != 8) return std::nullopt;
@@ -214,10 +225,17 @@ std::optional<Instruction> random_instruction(Random& random, Place place)
     return result;
 }
 
-// mov r64, imm64
-Instruction load_register(unsigned number, std::uint64_t value)
+// mov r64, imm64; in 32-bit code mov r32, imm32
+Instruction load_register(Place place, unsigned number, std::uint64_t value)
 {
     Instruction instruction;
+    if (is_code32(place)) {
+        instruction.bytes = {static_cast<std::uint8_t>(0xb8 | (number & 7))};
+        for (unsigned i = 0; i < 4; ++i) {
+            instruction.bytes.push_back(static_cast<std::uint8_t>(value >> (8 * i)));
+        }
+        return instruction;
+    }
     instruction.bytes = {static_cast<std::uint8_t>(0x48 | (number >> 3)),
                          static_cast<std::uint8_t>(0xb8 | (number & 7))};
     for (unsigned i = 0; i < 8; ++i) {
@@ -241,45 +259,45 @@ bool seldom_there(const ZydisDecodedInstruction& instruction)
 // Adds `next`, behind what lets it run.
 void add_steadily(Random& random, Stream& stream, Instruction next)
 {
+    const Place place = stream.place;
     ZydisDecodedInstruction instruction;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder(), next.bytes.data(), next.bytes.size(),
+    if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder_for(place), next.bytes.data(), next.bytes.size(),
                                              &instruction, operands))) {
         return;
     }
     if (seldom_there(instruction) && pick(random, 50) != 0) return;
     const bool careless = pick(random, 200) == 0;
     const std::uint64_t base = base_of(stream.place);
-    const auto number = [](ZydisRegister reg) {
-        return static_cast<unsigned>(reg - ZYDIS_REGISTER_RAX) & 15;
-    };
-    const auto is_64 = [](ZydisRegister reg) {
-        return reg >= ZYDIS_REGISTER_RAX && reg <= ZYDIS_REGISTER_R15;
-    };
+    const ZydisRegister rax = is_code32(place) ? ZYDIS_REGISTER_EAX : ZYDIS_REGISTER_RAX;
+    const auto number = [rax](ZydisRegister reg) { return static_cast<unsigned>(reg - rax) & 15; };
+    const auto is_whole = [rax](ZydisRegister reg) { return reg >= rax && reg <= rax + 15; };
     for (unsigned i = 0; i < instruction.operand_count && !careless; ++i) {
         const auto& operand = operands[i];
         if (operand.type != ZYDIS_OPERAND_TYPE_MEMORY) continue;
         const ZydisRegister first = operand.mem.base;
         const ZydisRegister second = operand.mem.index;
-        if (is_64(second) && second != first) {
-            stream.instructions.push_back(load_register(number(second), pick(random, 32)));
+        if (is_whole(second) && second != first) {
+            stream.instructions.push_back(load_register(place, number(second), pick(random, 32)));
         }
-        if (first == ZYDIS_REGISTER_RSP) {
+        // In FS, which begins where the data does.
+        const bool based = operand.mem.segment == ZYDIS_REGISTER_FS;
+        if (first == rax + x86::RSP) {
             stream.instructions.push_back(
-                load_register(x86::RSP, base + layout::stack - 0x400 + 8 * pick(random, 0x40)));
-        } else if (is_64(first)) {
+                load_register(place, x86::RSP, base + layout::stack - 0x400 + 8 * pick(random, 0x40)));
+        } else if (is_whole(first)) {
             const std::uint64_t aligned = pick(random, 4) == 0 ? 0 : 63;
             stream.instructions.push_back(load_register(
-                number(first), base + layout::data + ((0x100 + pick(random, 0x1c00)) & ~aligned)));
+                place, number(first), base + (based ? 0 : layout::data) + ((0x100 + pick(random, 0x1c00)) & ~aligned)));
         }
     }
     if ((instruction.mnemonic == ZYDIS_MNEMONIC_DIV || instruction.mnemonic == ZYDIS_MNEMONIC_IDIV) &&
         pick(random, 4) != 0) {
-        stream.instructions.push_back(load_register(x86::RDX, 0));
-        stream.instructions.push_back(load_register(x86::RAX, pick(random, 100)));
+        stream.instructions.push_back(load_register(place, x86::RDX, 0));
+        stream.instructions.push_back(load_register(place, x86::RAX, pick(random, 100)));
     }
     if ((instruction.attributes & (ZYDIS_ATTRIB_HAS_REP | ZYDIS_ATTRIB_HAS_REPE | ZYDIS_ATTRIB_HAS_REPNE)) != 0) {
-        stream.instructions.push_back(load_register(x86::RCX, pick(random, 20)));
+        stream.instructions.push_back(load_register(place, x86::RCX, pick(random, 20)));
     }
     stream.instructions.push_back(std::move(next));
 }
@@ -299,24 +317,45 @@ std::uint64_t random_value(Random& random)
     }
 }
 
+// Flat segments of ring 0, and data behind FS.
+void make_supervisor32(x86::CpuState& state)
+{
+    for (x86::Segment& segment : state.segments) {
+        segment.selector = 0x10;
+        segment.attributes = 0xc093;
+    }
+    state.segments[x86::CS].selector = 0x18;
+    state.segments[x86::CS].attributes = 0xc09b;
+    state.segments[x86::FS].base = layout::data;
+}
+
+// Upper halves of the registers above the seventh, as 32-bit programs have them.
+void clear_high_vectors(std::uint8_t* area)
+{
+    std::memset(area + x86::xsave_offset_avx + 128, 0, 128);
+    std::memset(area + x86::xsave_offset_zmm_hi256 + 256, 0, 256);
+}
+
 x86::CpuState random_state(Random& random, Place place)
 {
     const std::uint64_t base = base_of(place);
     x86::CpuState state =
-        initial_state(place == Place::user ? Mode::user64 : Mode::kernel64, Paging::level4);
+        initial_state(mode_of(place), Paging::level4);
+    if (place == Place::supervisor32) make_supervisor32(state);
     state.rip += base;
     state.gpr[x86::RSP] += base;
     state.cr0 |= x86::cr0::AM;
-    for (std::size_t i = 0; i < 16; ++i) {
+    for (std::size_t i = 0; i < (is_code32(place) ? 8 : 16); ++i) {
         if (i == x86::RSP) continue;
         switch (pick(random, 3)) {
         case 0: state.gpr[i] = base + layout::data + pick(random, 0x2040); break;
         case 1: state.gpr[i] = base + layout::data + 8 * pick(random, 0x3f0); break;
         default: state.gpr[i] = random_value(random); break;
         }
+        if (is_code32(place)) state.gpr[i] &= 0xffffffff;
     }
     if (pick(random, 3) != 0) state.gpr[x86::RCX] = pick(random, 40);
-    if (place == Place::user) state.rflags |= x86::rflags::IF;  // as natively
+    if (is_user(place)) state.rflags |= x86::rflags::IF;  // as natively
     state.rflags |= random() & x86::rflags::STATUS;
     if (pick(random, 8) == 0) state.rflags |= x86::rflags::DF;
     auto& area = state.xsave.bytes;
@@ -340,12 +379,21 @@ x86::CpuState random_state(Random& random, Place place)
         }
     }
     std::memcpy(area.data() + 512, &present, 8);
+    if (is_code32(place)) clear_high_vectors(area.data());
     // Some runs with floating-point exceptions unmasked.
     if (pick(random, 6) == 0) area[24 + 0] = static_cast<std::uint8_t>(pick(random, 2) << 7);
     return state;
 }
 
 }  // namespace
+
+const ZydisDecoder& decoder_for(Place place)
+{
+    static const ZydisDecoder code64 = make_decoder(ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
+    static const ZydisDecoder code32 =
+        make_decoder(ZYDIS_MACHINE_MODE_LONG_COMPAT_32, ZYDIS_STACK_WIDTH_32);
+    return is_code32(place) ? code32 : code64;
+}
 
 std::vector<std::uint8_t> Stream::lay_out() const
 {
@@ -376,7 +424,7 @@ std::string Stream::text() const
     for (std::size_t at = 0; at < code.size();) {
         ZydisDecodedInstruction instruction;
         ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-        if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder(), code.data() + at, code.size() - at,
+        if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder_for(place), code.data() + at, code.size() - at,
                                                  &instruction, operands))) {
             break;
         }

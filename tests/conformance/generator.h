@@ -3,6 +3,8 @@
 // most memory accesses land in the little world of case.h.
 #pragma once
 
+#include <Zydis/Zydis.h>
+
 #include <cstdint>
 #include <random>
 #include <string>
@@ -14,6 +16,8 @@
 namespace doppel::conformance {
 
 using Random = std::mt19937_64;
+
+const ZydisDecoder& decoder_for(Place place);
 
 struct Instruction {
     std::vector<std::uint8_t> bytes;

@@ -63,6 +63,17 @@ void save_extended(const std::uint8_t* area, CpuState& state)
     std::memset(state.xsave.bytes.data() + 464, 0, 48);
 }
 
+// CS and SS, as Linux has them in its GDT for 64-bit and 32-bit programs. 32-bit code needs DS and ES,
+// too, which no signal frame has.
+void set_code_segment(gregset_t& registers, bool code32)
+{
+    constexpr std::uint64_t user_cs = 0x33, user32_cs = 0x23, user_ds = 0x2b;
+    auto value = static_cast<std::uint64_t>(registers[REG_CSGSFS]) & 0x0000'ffff'ffff'0000;
+    value |= (code32 ? user32_cs : user_cs) | user_ds << 48;
+    registers[REG_CSGSFS] = static_cast<long long>(value);
+    if (code32) asm volatile("mov %0, %%ds; mov %0, %%es" : : "r"(static_cast<unsigned>(user_ds)));
+}
+
 void on_start(int, siginfo_t*, void* raw)
 {
     auto* context = static_cast<ucontext_t*>(raw);
@@ -74,6 +85,7 @@ void on_start(int, siginfo_t*, void* raw)
         registers[gpr_slots[i]] = static_cast<long long>(current.start->gpr[i]);
     }
     registers[REG_RIP] = static_cast<long long>(current.start->rip);
+    set_code_segment(registers, !current.start->code64());
     registers[REG_EFL] = static_cast<long long>((current.start->rflags & user_flags) | 0x202);
     load_extended(extended(context), *current.start);
     current.active = true;

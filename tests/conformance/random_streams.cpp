@@ -4,11 +4,11 @@
 // and length may be kept in corpus/.
 //
 //   random_streams [--engine interpret|translate|lock-step|kvm]
-//                  [--place user|supervisor-low|supervisor-high] [--kind any|steady]
+//                  [--place user|supervisor-low|supervisor-high|user32|supervisor32]
+//                  [--kind any|steady]
 //                  [--streams N] [--seed N] [--length N] [--corpus DIR]
 //
 // Exit status 0 when everything agreed, 1 otherwise.
-#include <Zydis/Zydis.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -28,7 +28,9 @@ namespace {
 
 constexpr std::pair<std::string_view, Place> places[] = {{"user", Place::user},
                                                          {"supervisor-low", Place::supervisor_low},
-                                                         {"supervisor-high", Place::supervisor_high}};
+                                                         {"supervisor-high", Place::supervisor_high},
+                                                         {"user32", Place::user32},
+                                                         {"supervisor32", Place::supervisor32}};
 
 std::optional<Place> place_of(std::string_view name)
 {
@@ -68,13 +70,11 @@ std::uint64_t instructions_run(const Stream& stream, const Outcome& outcome)
 template <typename Test>
 bool any_instruction(const Stream& stream, Test&& test)
 {
-    ZydisDecoder decoder;
-    ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     return std::any_of(
         stream.instructions.begin(), stream.instructions.end(), [&](const Instruction& instruction) {
             ZydisDecodedInstruction decoded;
             return ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(
-                       &decoder, nullptr, instruction.bytes.data(), instruction.bytes.size(), &decoded)) &&
+                       &decoder_for(stream.place), nullptr, instruction.bytes.data(), instruction.bytes.size(), &decoded)) &&
                    test(decoded);
         });
 }
@@ -172,7 +172,7 @@ private:
             return both("flags", expected.state.rflags & compared, actual.state.rflags & compared);
         }
         // How far a gather that faults has come is the processor's choice, and not the interpreter's.
-        if (faulted && stream.place != Place::user && contains_gather(stream)) return {};
+        if (faulted && !is_user(stream.place) && contains_gather(stream)) return {};
         return compare_extended(expected.state.xsave, actual.state.xsave, faulted);
     }
 
@@ -258,12 +258,10 @@ std::string signature(const Stream& stream)
     for (const std::string text = stream.text(); const char c : text) {
         if (c == '\n') out += '\n';
     }
-    ZydisDecoder decoder;
-    ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     for (const Instruction& instruction : stream.instructions) {
         ZydisDecodedInstruction decoded;
-        if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder, nullptr, instruction.bytes.data(),
-                                                       instruction.bytes.size(), &decoded))) {
+        if (ZYAN_SUCCESS(ZydisDecoderDecodeInstruction(&decoder_for(stream.place), nullptr,
+                                                       instruction.bytes.data(), instruction.bytes.size(), &decoded))) {
             out += ZydisMnemonicGetString(decoded.mnemonic);
             out += ' ';
         }
@@ -333,7 +331,7 @@ int run(const Options& options)
     }
     // Supervisor code cannot run natively.
     const Place place = options.place;
-    auto reference = place == Place::user ? native_machine() : engine_machine("interpret", place);
+    auto reference = is_user(place) ? native_machine() : engine_machine("interpret", place);
     auto tried = engine_machine(options.engine, place);
     if (!reference || !tried) {
         fmt::print(stderr, "{}\n", reference ? tried.error().text() : reference.error().text());

@@ -10,7 +10,7 @@ Case case_of(const Stream& stream, std::span<const std::uint8_t> code, const Mem
 {
     Case c{};
     c.name = "stream";
-    c.mode = stream.place == Place::user ? Mode::user64 : Mode::kernel64;
+    c.mode = mode_of(stream.place);
     c.paging = Paging::level4;
     c.high = stream.place == Place::supervisor_high;
     c.code = code;

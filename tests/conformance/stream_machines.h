@@ -22,7 +22,7 @@ public:
     virtual Work work() { return {}; }
 };
 
-// The host processor: user streams only.
+// The host processor: user code only.
 base::Result<std::unique_ptr<StreamMachine>> native_machine();
 base::Result<std::unique_ptr<StreamMachine>> engine_machine(const std::string& engine, Place place);
 

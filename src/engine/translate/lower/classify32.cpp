@@ -18,6 +18,20 @@ bool has_general_register(const ZydisDecodedInstruction& decoded, const ZydisDec
     return false;
 }
 
+// Also from or to memory, whose size W says in 64-bit code.
+bool moves_integer(ZydisMnemonic mnemonic)
+{
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_VCVTSI2SD: case ZYDIS_MNEMONIC_VCVTSI2SS: case ZYDIS_MNEMONIC_VCVTSI2SH:
+    case ZYDIS_MNEMONIC_VCVTUSI2SD: case ZYDIS_MNEMONIC_VCVTUSI2SS: case ZYDIS_MNEMONIC_VCVTUSI2SH:
+    case ZYDIS_MNEMONIC_VMOVD: case ZYDIS_MNEMONIC_VMOVQ: case ZYDIS_MNEMONIC_VPINSRD:
+    case ZYDIS_MNEMONIC_VPINSRQ: case ZYDIS_MNEMONIC_VPEXTRD: case ZYDIS_MNEMONIC_VPEXTRQ:
+        return true;
+    default:
+        return false;
+    }
+}
+
 // Bits of a VEX or EVEX prefix that name registers above the seventh, and are ignored or undefined
 // in 32-bit code, say nothing in this one.
 bool names_low_registers(const ZydisDecodedInstruction& decoded)
@@ -57,9 +71,9 @@ std::optional<Kind> by_vector_prefix(const ZydisDecodedInstruction& decoded,
     if (!names_low_registers(decoded) || has_register_in_immediate(decoded, operands)) {
         return Kind::interpret;
     }
-    // W is ignored where it would make a general register 64 bits wide.
-    if (is_wide(decoded) && has_general_register(decoded, operands)) return Kind::interpret;
-    return std::nullopt;
+    // W is ignored where it would make an integer 64 bits wide.
+    const bool integer = has_general_register(decoded, operands) || moves_integer(decoded.mnemonic);
+    return is_wide(decoded) && integer ? std::optional{Kind::interpret} : std::nullopt;
 }
 
 bool is_general(const ZydisDecodedOperand& operand)
@@ -84,7 +98,8 @@ std::optional<Kind> classify_code32(const ZydisDecodedInstruction& decoded,
     case ZYDIS_MNEMONIC_PUSHAD: return Kind::push_all;
     case ZYDIS_MNEMONIC_POPAD: return Kind::pop_all;
     case ZYDIS_MNEMONIC_PUSHFD: return Kind::pushf;
-    case ZYDIS_MNEMONIC_JECXZ: return Kind::loop;
+    case ZYDIS_MNEMONIC_JECXZ:
+        return (decoded.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) == 0 ? Kind::loop : Kind::interpret;
     // 64-bit code has more vector registers to clear. (VZEROUPPER takes upper halves of registers
     // above the seventh along, which 32-bit code can neither set nor see.)
     case ZYDIS_MNEMONIC_VZEROALL:
