@@ -163,11 +163,7 @@ std::vector<std::uint8_t> random_bytes(Random& random, Place place)
         maybe_rex();
         break;
     }
-    const std::size_t behind = bytes.size();
     while (bytes.size() < 15) bytes.push_back(any_byte(random));
-    // Register bits that processors ignore in 32-bit code, and an interpreter may not.
-    if (is_code32(place) && bytes[0] == 0x62) bytes[behind] |= 0xf0;
-    if (is_code32(place) && bytes[0] == 0xc4) bytes[behind] |= 0xe0;
     return bytes;
 }
 

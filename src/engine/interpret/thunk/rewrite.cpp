@@ -1,5 +1,7 @@
 #include "engine/interpret/thunk/rewrite.h"
 
+#include <algorithm>
+
 namespace doppel::engine::interpret::thunk {
 
 namespace {
@@ -88,8 +90,9 @@ void patch_vector_prefix(const Decoded& decoded, const Variant& variant, const P
     const bool long_mode = decoded.code_size == CodeSize::bits64;
     const bool short_vex = out.at(start) == 0xc5;
     const unsigned vvvv_at = short_vex ? start + 1 : start + 2;
-    if (!short_vex && plan.memory.size != 0) out.at(start + 1) |= 0x60;
+    if (!short_vex && (plan.memory.size != 0 || !long_mode)) out.at(start + 1) |= 0x60;
     if (!long_mode) out.at(vvvv_at) |= 0x40;
+    if (!long_mode && out.at(start) == 0x62) out.at(start + 1) |= 0x10;
     if (rsp_operand(decoded, ZYDIS_OPERAND_ENCODING_NDSNDD) != nullptr) {
         const unsigned inverted = ~unsigned{plan.rsp_as} & 15;
         out.at(vvvv_at) = static_cast<std::uint8_t>((out.at(vvvv_at) & 0x87) | (inverted << 3));
@@ -135,6 +138,13 @@ bool build(const Decoded& decoded, const Variant& variant, Plan& plan)
     if (!out.put(modrm)) return false;
     for (; rest < instruction.length; ++rest) {
         if (!out.put(decoded.bytes[rest])) return false;
+    }
+    const auto in_immediate = [](const ZydisDecodedOperand& operand) {
+        return operand.encoding == ZYDIS_OPERAND_ENCODING_IS4;
+    };
+    if (decoded.code_size != CodeSize::bits64 &&
+        std::any_of(decoded.operands.begin(), decoded.operands.end(), in_immediate)) {
+        out.at(out.size() - 1) &= 0x7f;  // a register's highest bit, in 64-bit code alone
     }
     return true;
 }
