@@ -245,8 +245,8 @@ Executor::Next Executor::dispatch()
 bool Executor::prepare_space(const Mode& mode)
 {
     const bool user = !mode.privileged;
-    if (space_ == nullptr || !space_->is(registers_.state->cr3, user)) {
-        space_ = spaces_.find(registers_.state->cr3, user);
+    if (space_ == nullptr || !space_->is(page_tables(), user)) {
+        space_ = spaces_.find(page_tables(), user);
         if (space_ == nullptr) return false;
     }
     if (space_->stale) at(Place::windows, [this] { return refresh(*space_), 0; });

@@ -117,6 +117,8 @@ private:
     Next interpret_one();
     Next interpret_here();
     [[nodiscard]] bool eligible_code32(Mode& mode) const;
+    [[nodiscard]] std::uint64_t page_tables(std::uint64_t cr3) const;
+    [[nodiscard]] std::uint64_t page_tables() const { return page_tables(registers_.state->cr3); }
     [[nodiscard]] bool awaits_fs(const Mode& mode) const;
     Next interpret_until_fs();
     [[nodiscard]] bool may_branch_to(std::uint64_t rip) const;

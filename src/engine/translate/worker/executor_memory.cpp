@@ -60,13 +60,24 @@ void Executor::page_flushed(std::uint64_t linear) noexcept
     }
 }
 
+// CR3 as address spaces know it. Its low twelve bits are no address there, but in legacy PAE mode,
+// where several tables of four entries lie in a page: those are told apart by bits that no
+// legacy CR3 has.
+std::uint64_t Executor::page_tables(std::uint64_t cr3) const
+{
+    if (registers_.state->long_mode()) return cr3;
+    constexpr std::uint64_t in_page = 0xfe0;
+    return (cr3 & 0xfffff000) | (cr3 & in_page) << 32;
+}
+
 void Executor::address_space_changed(std::uint64_t cr3, bool keep) noexcept
 {
     flush_.any = true;
     flush_.supervisor = true;
+    const std::uint64_t tables = page_tables(cr3);
     for (const auto& space : spaces_.all()) {
-        if (!space->is(cr3)) continue;
-        space->loaded(cr3);
+        if (!space->is(tables)) continue;
+        space->loaded(tables);
         space->stale = space->stale || !keep;
     }
 }
@@ -85,7 +96,7 @@ void Executor::pcid_flushed(unsigned type, std::uint16_t pcid, std::uint64_t lin
     }
     for (const auto& space : spaces_.all()) {
         if (space->pcid() != pcid) continue;
-        if (type == 0 && space->is(registers_.state->cr3)) continue;
+        if (type == 0 && space->is(page_tables())) continue;
         space->stale = true;
     }
     if (type == 1 && current) {
@@ -154,7 +165,7 @@ void Executor::drop_supervisor_code(const std::vector<CodePages::Changed>& chang
 void Executor::apply_flushes()
 {
     ++flushes_;
-    const std::uint64_t cr3 = registers_.state->cr3;
+    const std::uint64_t tables = page_tables();
     if (flush_.global || flush_.non_global || flush_.supervisor) {
         const bool keep_global = !flush_.global;
         supervisor_window_.flush(keep_global);
@@ -163,7 +174,7 @@ void Executor::apply_flushes()
     }
     if (flush_.global || flush_.non_global) {
         for (const auto& space : spaces_.all()) {
-            if (!flush_.global && !space->is(cr3)) continue;
+            if (!flush_.global && !space->is(tables)) continue;
             space->stale = true;
             space->stale_global = space->stale_global || flush_.global;
         }
@@ -179,7 +190,7 @@ void Executor::apply_flushes()
             drop_supervisor_code(supervisor_pages_.revalidate_page(linear, code_lookup(false)));
         }
         for (const auto& space : spaces_.all()) {
-            if (!space->is(cr3) || space->stale) continue;
+            if (!space->is(tables) || space->stale) continue;
             space->window().flush_page(linear);
             for (const auto& page :
                  space->code_pages.revalidate_page(linear, code_lookup(space->user()))) {
