@@ -42,7 +42,7 @@ packages-debian:
 	$(INSTALL) build guest check debian
 packages-bench:
 	$(INSTALL) build guest bench
-$(LINUX_INITRAMFS) $(BARE_GUESTS) $(BENCH_PROGRAMS): | packages-guest
+$(LINUX_INITRAMFS) $(LINUX32_INITRAMFS) $(BARE_GUESTS) $(BENCH_PROGRAMS): | packages-guest
 $(DEBIAN_ARCHIVE) $(DEBIAN_INITRAMFS): | packages-debian
 
 build: packages-build

@@ -37,25 +37,28 @@ class Place:
     name: str
     run: results.Run = dataclasses.field(default_factory=results.Run)
     independent: results.Run = dataclasses.field(default_factory=results.Run)
+    narrow: results.Run = dataclasses.field(default_factory=results.Run)
     boot: float | None = None
     stats: dict | None = None
     problems: list = dataclasses.field(default_factory=list)
 
 
 def suite_commands(folder, chosen, budget, loops):
-    """The fixed binary with all that is chosen, then the position-independent one with the
-    compute programs, more briefly: it is here to be run at all, and for the mean."""
+    """The fixed binary with all that is chosen, then the position-independent one and the one of
+    32-bit code with the compute programs, more briefly: they are here to be run at all, and for
+    the mean."""
     commands = [f"{folder}/suite --loops {loops} --budget {budget} --only {','.join(chosen)}"]
     compute = [name for name, group in chosen.items() if group in results.COMPUTE]
-    if compute:
-        commands.append(f"{folder}/suite-pie --loops {loops} --budget {budget / 3:.3f} "
+    for other in ("suite-pie", "suite-32") if compute else ():
+        commands.append(f"{folder}/{other} --loops {loops} --budget {budget / 3:.3f} "
                         f"--only {','.join(compute)}")
     return commands
 
 
 def keep(place, runs, commands, loops):
-    """Sorts `runs` into the two binaries' best."""
-    place.run, place.independent = results.best(runs[:loops]), results.best(runs[loops:])
+    """Sorts `runs` into the three binaries' best."""
+    place.run, place.independent, place.narrow = (
+        results.best(runs[first:first + loops]) for first in (0, loops, 2 * loops))
     if sum(run.complete for run in runs) < len(commands) * loops:
         place.problems.append("the suite did not come to its end")
 
@@ -98,7 +101,7 @@ def run_guest(place, command, verbose):
 
 def check_clock(place):
     """Times of a guest are worth as much as its clock."""
-    for run in (place.run, place.independent):
+    for run in (place.run, place.independent, place.narrow):
         if run.host_seconds > 1 and abs(run.own_seconds / run.host_seconds - 1) > 0.05:
             place.problems.append(f"its clock says {run.own_seconds:.2f} s, "
                                   f"ours {run.host_seconds:.2f} s")
@@ -181,6 +184,7 @@ def print_table(groups, native, tcg, engines):
         print(row)
     print_mean("compute, mean", groups, "run", native, tcg, engines)
     print_mean("same, as PIE", groups, "independent", native, tcg, engines)
+    print_mean("same, 32-bit", groups, "narrow", native, tcg, engines)
     row = f"{'boot to init':<16}{'':>11}{boot_text(tcg):>11}{'':>9}"
     for engine in engines:
         row += (f" |{boot_text(engine):>11}{'':>9}"

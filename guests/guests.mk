@@ -16,6 +16,26 @@ $(LINUX_KERNEL): $(DOWNLOADS)/linux.deb
 	@dpkg-deb --fsys-tarfile $< | tar -xO --wildcards './boot/vmlinuz-*' >$@.new
 	@mv $@.new $@
 
+# 32-bit kernels, without and with PAE, and programs for them.
+LINUX32_KERNELS := $(addprefix $(GUESTS)/linux32/vmlinuz-,686 686-pae)
+LINUX32_INITRAMFS := $(GUESTS)/linux32/initramfs.gz
+.SECONDARY: $(DOWNLOADS)/linux-686.deb $(DOWNLOADS)/linux-686-pae.deb
+
+$(GUESTS)/linux32/vmlinuz-%: $(DOWNLOADS)/linux-%.deb
+	@mkdir -p $(@D)
+	@dpkg-deb --fsys-tarfile $< | tar -xO --wildcards './boot/vmlinuz-*' >$@.new
+	@mv $@.new $@
+
+$(GUESTS)/linux32/busybox: $(DOWNLOADS)/busybox-static-i386.deb
+	@mkdir -p $(@D)
+	@dpkg-deb --fsys-tarfile $< | tar -xO ./bin/busybox >$@.new
+	@chmod +x $@.new
+	@mv $@.new $@
+
+$(LINUX32_INITRAMFS): $(GUESTS)/linux32/busybox guests/linux/init \
+    guests/linux/make_initramfs.py
+	@guests/linux/make_initramfs.py $< guests/linux/init $@
+
 $(GUESTS)/linux/busybox: $(DOWNLOADS)/busybox-static.deb
 	@mkdir -p $(@D)
 	@dpkg-deb --fsys-tarfile $< | tar -xO ./bin/busybox >$@.new
@@ -59,7 +79,7 @@ $(MORE_INITRAMFS): $(GUESTS)/linux/busybox guests/linux/init \
 BENCH := $(GUESTS)/bench
 BENCH_INITRAMFS := $(GUESTS)/linux/bench-initramfs.gz
 BENCH_SOURCES := $(addprefix bench/programs/,main.c integer.c floating.c memory.c system.c)
-BENCH_PROGRAMS := $(addprefix $(BENCH)/,suite suite-pie tiny load)
+BENCH_PROGRAMS := $(addprefix $(BENCH)/,suite suite-pie suite-32 tiny load)
 BENCH_CC := gcc -std=gnu11 -O2 -ffp-contract=off -Wall -Wextra -Wshadow -Wconversion -Werror
 
 $(BENCH)/suite: $(BENCH_SOURCES) bench/programs/suite.h
@@ -68,6 +88,8 @@ $(BENCH)/suite: $(BENCH_SOURCES) bench/programs/suite.h
 $(BENCH)/suite-pie: $(BENCH_SOURCES) bench/programs/suite.h
 	@mkdir -p $(@D)
 	@$(BENCH_CC) -static-pie -fPIE -o $@ $(BENCH_SOURCES) -lm
+$(BENCH)/suite-32: $(BENCH_SOURCES) bench/programs/suite.h | packages-bench
+	@$(BENCH_CC) -m32 -msse2 -mfpmath=sse -static -no-pie -o $@ $(BENCH_SOURCES) -lm
 $(BENCH)/tiny: bench/programs/tiny.c
 	@mkdir -p $(@D)
 	@$(BENCH_CC) -nostdlib -static -no-pie -o $@ $<
@@ -171,9 +193,10 @@ $(GUESTS)/bare/order.elf: $(ORDER_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
 	@$(BARE_LD) -o $@ $(ORDER_PARTS:%=$(BARE_C)/%.o)
 
 # What needs no network, and what may.
-.PHONY: bare-guests linux-guest bench-guest debian-guest guests
+.PHONY: bare-guests linux-guest linux32-guest bench-guest debian-guest guests
 bare-guests: $(BARE_GUESTS) $(BARE_C_GUESTS)
 linux-guest: $(LINUX_KERNEL) $(LINUX_INITRAMFS) $(MORE_INITRAMFS)
+linux32-guest: $(LINUX32_KERNELS) $(LINUX32_INITRAMFS)
 bench-guest: linux-guest $(BENCH_INITRAMFS) $(IO_BENCH_INITRAMFS) $(WORK_INITRAMFS)
 debian-guest: linux-guest $(DEBIAN_INITRAMFS)
-guests: bare-guests linux-guest
+guests: bare-guests linux-guest linux32-guest
