@@ -52,6 +52,9 @@ void recover(std::span<const Displaced> displaced, std::uint32_t offset, ExecCon
         case Displaced::Where::folded:
             registers.gpr[each.reg & 15] -= fold;
             break;
+        case Displaced::Where::moved:
+            registers.gpr[each.reg & 15] += static_cast<std::uint64_t>(std::int64_t{each.operand});
+            break;
         case Displaced::Where::flags_of_add:
         case Displaced::Where::flags_of_sub:
         case Displaced::Where::flags_of_and:

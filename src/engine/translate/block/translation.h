@@ -112,6 +112,7 @@ struct Displaced {
     enum class Where : std::uint8_t {
         slot,          // in ExecContext::slot[slot]
         folded,        // the register holds guest value + fold
+        moved,         // the true value is the register's plus `operand`
         flags_of_add,  // of RFLAGS, the status flags: those of an ADD, SUB or AND of `operand` to
         flags_of_sub,  // RSP, whose result RSP still is; supervisor code
         flags_of_and,

@@ -6,7 +6,7 @@
 //
 // User code sees its memory where it is, supervisor code through the host's GS (layout.h's window32).
 // ESP is the guest's own in both. The host's PUSH and POP move eight bytes, so the stack is
-// worked on with MOV, and LEA behind it: a fault leaves ESP as it was.
+// worked on with MOV. LEA adds up what several of them do to ESP, before something else needs it.
 #include "engine/translate/lower/lower.h"
 #include "x86/registers.h"
 
@@ -23,6 +23,7 @@ std::optional<Lowering::Outcome> Lowering::lower_code32(const Instruction& instr
 {
     const auto lowered = [](bool done) { return done ? Outcome::lowered : Outcome::failed; };
     const auto ended = [](bool done) { return done ? Outcome::ended : Outcome::failed; };
+    if (!leaves_esp_behind(instruction)) catch_up_esp();
     switch (instruction.kind) {
     case Kind::plain: return lowered(plain_code32(instruction));
     case Kind::lea: return lowered(copy_lea_code32(instruction, no_register, code_));
@@ -93,9 +94,10 @@ bool Lowering::string_code32(const Instruction& instruction)
 
 // ---- the stack -----------------------------------------------------------------------------------
 
-// mov between `reg` and [rsp + displacement], which fits a byte.
+// mov between `reg` and [guest's ESP + displacement], which fits a byte.
 void Lowering::move_stack(unsigned opcode, unsigned reg, int displacement)
 {
+    displacement += behind_.offset;
     window_prefix();
     if (reg >= 8) code_.byte(0x44);
     code_.byte(opcode);
@@ -104,18 +106,57 @@ void Lowering::move_stack(unsigned opcode, unsigned reg, int displacement)
     if (displacement != 0) code_.byte(static_cast<std::uint8_t>(displacement));
 }
 
-// lea esp, [rsp + by]
-void Lowering::move_esp(std::int32_t by)
+// It does not look at ESP, or knows where it is.
+bool Lowering::leaves_esp_behind(const Instruction& instruction) const
 {
-    const bool small = by >= -128 && by <= 127;
-    code_.byte(0x8d);
-    code_.byte(small ? 0x64 : 0xa4);
-    code_.byte(0x24);
-    if (small) {
-        code_.byte(static_cast<std::uint8_t>(by));
-    } else {
-        code_.dword(static_cast<std::uint32_t>(by));
+    constexpr std::int32_t most = 64;
+    if (behind_.offset < -most || behind_.offset > most) return false;
+    switch (instruction.kind) {
+    case Kind::plain: case Kind::lea: return !instruction.uses(rsp);
+    case Kind::push: case Kind::pop:
+        return instruction.memory ? instruction.base != rsp : (instruction.opcode & 0xf7) != 0x54;
+    case Kind::nothing: case Kind::call: case Kind::ret: return true;
+    default: return false;
     }
+}
+
+// The guest's ESP moves, the host's does not.
+void Lowering::leave_esp_behind(std::int32_t by)
+{
+    if (behind_.offset != 0) {
+        result_.displaced.push_back(
+            {behind_.from, code_.size(), rsp, Displaced::Where::moved, 0, behind_.offset});
+    }
+    behind_ = {behind_.offset + by, code_.size()};
+}
+
+// lea esp, [rsp + by], and by all that was left behind.
+void Lowering::catch_up_esp(std::int32_t by)
+{
+    const std::int32_t change = behind_.offset + by;
+    if (change != 0) {
+        const bool small = change >= -128 && change <= 127;
+        code_.byte(0x8d);
+        code_.byte(small ? 0x64 : 0xa4);
+        code_.byte(0x24);
+        if (small) {
+            code_.byte(static_cast<std::uint8_t>(change));
+        } else {
+            code_.dword(static_cast<std::uint32_t>(change));
+        }
+    }
+    leave_esp_behind(0);
+    behind_ = {};
+}
+
+// mov [guest's ESP - 4], value
+void Lowering::push_immediate(std::uint32_t value)
+{
+    window_prefix();
+    constexpr std::uint8_t store_immediate[] = {0xc7, 0x44, 0x24};
+    code_.bytes(store_immediate, sizeof store_immediate);
+    code_.byte(static_cast<std::uint8_t>(behind_.offset - slot_size));
+    code_.dword(value);
 }
 
 bool Lowering::push_code32(const Instruction& instruction)
@@ -130,14 +171,11 @@ bool Lowering::push_code32(const Instruction& instruction)
     } else if ((instruction.opcode & 0xf8) == 0x50) {
         move_stack(store, instruction.opcode & 7, -slot_size);
     } else if (instruction.opcode == 0x68 || instruction.opcode == 0x6a) {
-        window_prefix();
-        constexpr std::uint8_t store_immediate[] = {0xc7, 0x44, 0x24, 0xfc};  // mov [rsp-4], imm32
-        code_.bytes(store_immediate, sizeof store_immediate);
-        code_.dword(static_cast<std::uint32_t>(instruction.immediate));
+        push_immediate(static_cast<std::uint32_t>(instruction.immediate));
     } else {
         return false;
     }
-    move_esp(-slot_size);
+    leave_esp_behind(-slot_size);
     return true;
 }
 
@@ -154,18 +192,18 @@ bool Lowering::pop_code32(const Instruction& instruction)
     } else if ((instruction.opcode & 0xf8) == 0x58) {
         const unsigned to = instruction.opcode & 7;
         move_stack(load, to, 0);
-        if (to == rsp) return true;
+        if (to == rsp) return true;  // nothing is left behind here
     } else {
         return false;
     }
-    move_esp(slot_size);
+    leave_esp_behind(slot_size);
     return true;
 }
 
 void Lowering::push_all_code32()
 {
     for (unsigned i = 0; i < 8; ++i) move_stack(store, i, -slot_size * static_cast<int>(i + 1));
-    move_esp(-8 * slot_size);
+    catch_up_esp(-8 * slot_size);
 }
 
 // No register changes before the last word is there.
@@ -182,7 +220,7 @@ void Lowering::pop_all_code32()
     for (const Word& word : words) {
         if (word.reg != rsp && word.reg != rax) code_.move(word.reg, word.by_way_of);
     }
-    move_esp(8 * slot_size);
+    catch_up_esp(8 * slot_size);
 }
 
 void Lowering::leave_code32()
@@ -226,7 +264,7 @@ bool Lowering::push_flags_code32()
     }
     code_.add_addresses(r9, r9, r10);
     move_stack(store, r9, -slot_size);
-    move_esp(-slot_size);
+    leave_esp_behind(-slot_size);
     return true;
 }
 
@@ -234,11 +272,8 @@ bool Lowering::push_flags_code32()
 
 void Lowering::push_return_code32(const Instruction& instruction)
 {
-    window_prefix();
-    constexpr std::uint8_t store_immediate[] = {0xc7, 0x44, 0x24, 0xfc};  // mov [rsp-4], imm32
-    code_.bytes(store_immediate, sizeof store_immediate);
-    code_.dword(static_cast<std::uint32_t>(rip_behind(instruction)));
-    move_esp(-slot_size);
+    push_immediate(static_cast<std::uint32_t>(rip_behind(instruction)));
+    catch_up_esp(-slot_size);
 }
 
 bool Lowering::indirect_code32(const Instruction& instruction)
@@ -271,7 +306,7 @@ void Lowering::ret_code32(const Instruction& instruction)
     move_stack(load, rcx, 0);
     const std::uint32_t rcx_from = code_.size();
     const bool releases = instruction.opcode == 0xc2;
-    move_esp(slot_size + (releases ? static_cast<std::int32_t>(instruction.immediate & 0xffff) : 0));
+    catch_up_esp(slot_size + (releases ? static_cast<std::int32_t>(instruction.immediate & 0xffff) : 0));
     dispatch(rcx_from, rcx);
 }
 

@@ -58,10 +58,16 @@ private:
         unsigned count = 0;
         Displaced flags;             // from 0: none
     };
+    // 32-bit code: pushes and pops that ESP has not followed yet.
+    struct Behind {
+        std::int32_t offset = 0;  // guest's ESP - ESP
+        std::uint32_t from = 0;   // since this offset of the code
+    };
     struct Mark {
         std::uint32_t size;
         std::size_t points, displaced, exits, cold;
         Unread unread;
+        Behind behind;
     };
     enum class Outcome : std::uint8_t { lowered, ended, failed };
 
@@ -118,6 +124,7 @@ private:
     bool string_code32(const Instruction& instruction);
     bool push_code32(const Instruction& instruction);
     bool pop_code32(const Instruction& instruction);
+    void push_immediate(std::uint32_t value);
     void push_all_code32();
     void pop_all_code32();
     void leave_code32();
@@ -127,7 +134,9 @@ private:
     void ret_code32(const Instruction& instruction);
     void window_prefix();
     void move_stack(unsigned opcode, unsigned reg, int displacement);
-    void move_esp(std::int32_t by);
+    [[nodiscard]] bool leaves_esp_behind(const Instruction& instruction) const;
+    void leave_esp_behind(std::int32_t by);
+    void catch_up_esp(std::int32_t by = 0);
 
     // branch.cpp
     bool push_return(const Instruction& instruction);
@@ -159,6 +168,7 @@ private:
     std::array<Cold, 80> cold_;
     std::size_t cold_count_ = 0;
     Unread unread_;
+    Behind behind_;
 };
 
 }  // namespace doppel::engine::translate

@@ -42,6 +42,7 @@ bool Lowering::run(std::span<const Instruction> instructions, Follows follows)
 
     const auto end_with = [&](const Instruction& instruction, ExitKind kind) {
         restore_unread();
+        catch_up_esp();
         point(instruction.offset);
         leave(kind, rip_of(instruction));
         done = instruction.offset + std::uint32_t{instruction.length};
@@ -82,6 +83,7 @@ bool Lowering::run(std::span<const Instruction> instructions, Follows follows)
     }
     if (!ended) {
         if (!code_.room(room_for_one)) return false;
+        catch_up_esp();
         point(done);
         if (follows == Follows::undecodable) {
             leave(ExitKind::interpret, source_.rip + done);
@@ -196,7 +198,7 @@ void Lowering::emit_cold()
 Lowering::Mark Lowering::mark() const
 {
     return {code_.size(), result_.points.size(), result_.displaced.size(), result_.exits.size(),
-            cold_count_, unread_};
+            cold_count_, unread_, behind_};
 }
 
 void Lowering::roll_back(const Mark& mark)
@@ -207,6 +209,7 @@ void Lowering::roll_back(const Mark& mark)
     result_.exits.resize(mark.exits);
     cold_count_ = mark.cold;
     unread_ = mark.unread;
+    behind_ = mark.behind;
 }
 
 // Behind an instruction: what it has overwritten is exact again.
