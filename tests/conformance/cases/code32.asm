@@ -51,6 +51,33 @@ pop eax
 ;; out rsp=0x30400
 pop esp
 
+;; case code32_fault_between_pushes
+;; in rax=1 rbx=2
+;; fault PF error=4 cr2=0x22000 rip=here
+;; out rsp=0x307f8
+;; expect 0x307f8 = dd 2 1
+push eax
+push ebx
+here: mov ecx, [0x22000]
+push ecx
+
+;; case code32_fault_at_the_third_pop
+;; in rsp=0x21ff8 rcx=9
+;; mem 0x21ff8 = dd 5 6
+;; fault PF error=4 cr2=0x22000 rip=here
+;; out rsp=0x22000 rax=5 rbx=6 rcx=9
+pop eax
+pop ebx
+here: pop ecx
+
+;; case code32_many_pushes
+;; in rax=7
+;; out rsp=0x30700 rbx=7
+%rep 64
+push eax
+%endrep
+mov ebx, [esp+252]
+
 ;; case code32_push_fault_keeps_esp
 ;; in rsp=0x22004
 ;; fault PF error=6 cr2=0x22000 rip=here
