@@ -362,6 +362,31 @@ mov gs, ax
 mov eax, [gs:0xffc]
 here: mov ebx, [gs:0xffd]
 
+;; case code32_gs_with_limit_small_offsets
+;; mem 0x20018 = dd 9
+;; out rcx=10 rbx=9
+;; expect 0x20ff0 = dd 10
+;; fault GP error=0 rip=here
+mov eax, 0xab
+mov gs, ax
+mov ebx, [gs:0x18]
+inc dword [gs:0x18]
+mov ecx, [gs:0x18]
+mov [gs:0xff0], ecx
+mov edx, 0x1000
+here: mov [gs:edx], ecx
+
+;; case code32_supervisor_fs_with_limit
+;; mode prot32
+;; paging pae
+;; skip emulated_kvm
+;; mem 0x20018 = dd 9
+;; out rbx=9 rcx=9
+mov eax, 0xab
+mov fs, ax
+mov ebx, [fs:0x18]
+mov ecx, [fs:0x18]
+
 ;; case code32_cs_override_reads
 ;; out rax=0xb8
 mov eax, 0x10000

@@ -13,8 +13,9 @@ namespace {
 
 constexpr std::uint64_t kernel_rip = 0xc1000000;
 constexpr std::uint64_t program_rip = 0x8048000;
-constexpr Mode kernel_mode{.code32 = true, .fs = true};
-constexpr Mode program_mode{.user = true, .vector = true, .gs_free = true, .code32 = true, .gs = true};
+constexpr Mode kernel_mode{.code32 = true, .fs = Reach::whole};
+constexpr Mode program_mode{
+    .user = true, .vector = true, .gs_free = true, .code32 = true, .gs = Reach::whole};
 
 // Without the jump or the stub behind the last instruction.
 std::string body(std::span<const std::uint8_t> guest, std::uint64_t rip, const Mode& mode)
@@ -86,6 +87,18 @@ TEST(Code32Golden, SegmentBasesAreInRegisters)
     EXPECT_EQ(program(GUEST32("mov eax,fs:[0]")), "");
     EXPECT_EQ(program(GUEST32("mov gs:[0],ah; mov gs:[0],ebx")), "");
     EXPECT_EQ(program(GUEST32("mov cs:[0],ebx")), "");
+}
+
+TEST(Code32Golden, ASegmentWithALimitIsNamedAtSmallOffsets)
+{
+    Mode mode = kernel_mode;
+    mode.fs = Reach::page;
+    EXPECT_EQ(body(GUEST32("mov eax,fs:[0x124]; mov fs:[0xfc0],ecx"), kernel_rip, mode),
+              "mov eax, gs:[r14d+0x124]\n"
+              "mov gs:[r14d+0xFC0], ecx\n");
+    EXPECT_EQ(body(GUEST32("mov eax,fs:[0xfc4]"), kernel_rip, mode), "");
+    EXPECT_EQ(body(GUEST32("mov eax,fs:[0xffffffe0]"), kernel_rip, mode), "");
+    EXPECT_EQ(body(GUEST32("mov eax,fs:[ecx]"), kernel_rip, mode), "");
 }
 
 TEST(Code32Golden, TheStackPointerFollowsLater)

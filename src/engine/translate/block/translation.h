@@ -10,6 +10,10 @@
 
 namespace doppel::engine::translate {
 
+// What code may do with a data segment that has a base: nothing but by the interpreter, accesses in
+// its first 4 KiB (32-bit Windows' FS is that long, or twice), or all.
+enum class Reach : std::uint8_t { none, page, whole };
+
 // What a translation depends on besides the bytes and their address. Part of a block's key.
 struct Mode {
     // Addresses as they are, no folding: CPL 3, or supervisor code at low addresses
@@ -27,16 +31,15 @@ struct Mode {
     // not be linked, nor the table of targets.
     bool alone = false;
     // 32-bit code with flat CS, DS, ES and SS, in a legacy or a 64-bit guest; see lower/code32.cpp.
-    // FS and GS may have any base; `fs` and `gs`: they allow all accesses at all offsets, else
-    // what names them is the interpreter's. User code has `gs_free`.
+    // FS and GS may have any base. User code has `gs_free`.
     bool code32 = false;
-    bool fs = false, gs = false;
+    Reach fs = Reach::none, gs = Reach::none;
     bool operator==(const Mode&) const = default;
     [[nodiscard]] unsigned key() const
     {
         return (user ? 1u : 0u) | (alone ? 2u : 0u) | (vector ? 4u : 0u) | (privileged ? 8u : 0u) |
                (masked ? 16u : 0u) | (gs_free ? 32u : 0u) | (bases ? 64u : 0u) |
-               (code32 ? 128u : 0u) | (fs ? 256u : 0u) | (gs ? 512u : 0u);
+               (code32 ? 128u : 0u) | static_cast<unsigned>(fs) << 8 | static_cast<unsigned>(gs) << 10;
     }
 };
 

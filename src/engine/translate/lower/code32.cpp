@@ -51,13 +51,25 @@ void Lowering::window_prefix()
     if (!user_) code_.byte(0x65);
 }
 
+namespace {
+
+bool within(const Instruction& instruction, Reach reach)
+{
+    constexpr std::uint32_t page = 4096, longest_operand = 64;
+    if (reach != Reach::page) return reach == Reach::whole;
+    return instruction.base == no_register && instruction.index == no_register &&
+           static_cast<std::uint32_t>(instruction.displacement) <= page - longest_operand;
+}
+
+}  // namespace
+
 bool Lowering::place_code32(const Instruction& instruction, Rewrite32& rewrite) const
 {
     rewrite.window = !user_;
     switch (instruction.segment) {
     case Segment::none: return true;
-    case Segment::fs: rewrite.base = fs_register; return source_.mode.fs;
-    case Segment::gs: rewrite.base = gs_register; return source_.mode.gs;
+    case Segment::fs: rewrite.base = fs_register; return within(instruction, source_.mode.fs);
+    case Segment::gs: rewrite.base = gs_register; return within(instruction, source_.mode.gs);
     }
     return false;
 }

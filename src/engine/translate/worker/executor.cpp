@@ -75,13 +75,13 @@ bool is_flat(const x86::Segment& segment)
            segment.limit == 0xffffffff;
 }
 
-// Any access at any offset is allowed.
-bool is_whole_data(const x86::Segment& segment)
+Reach reach_of(const x86::Segment& segment)
 {
     constexpr unsigned code = 8, expand_down = 4, writable = 2;
-    return segment.present() && !segment.unusable() && segment.code_or_data() &&
-           (segment.type() & (code | expand_down | writable)) == writable &&
-           segment.limit == 0xffffffff;
+    const bool data = segment.present() && !segment.unusable() && segment.code_or_data() &&
+                      (segment.type() & (code | expand_down | writable)) == writable;
+    if (!data || segment.limit < base::page_mask) return Reach::none;
+    return segment.limit == 0xffffffff ? Reach::whole : Reach::page;
 }
 
 }  // namespace
@@ -169,7 +169,8 @@ Executor::Next Executor::interpret_here()
 bool Executor::awaits_fs(const Mode& mode) const
 {
     constexpr unsigned waits_max = 16;
-    return mode.code32 && !mode.user && !mode.fs && targets_mode_.fs && waits_for_fs_ < waits_max;
+    return mode.code32 && !mode.user && mode.fs != targets_mode_.fs &&
+           targets_mode_.fs != Reach::none && waits_for_fs_ < waits_max;
 }
 
 Executor::Next Executor::interpret_until_fs()
@@ -180,7 +181,7 @@ Executor::Next Executor::interpret_until_fs()
     for (std::uint64_t i = 0; i < untranslated_stretch; ++i) {
         stop_ = at(Place::interpreter, [this] { return interpreter_.step(); });
         if (stop_ != Stop::budget) return Next::stop;
-        if (is_whole_data(state.segments[x86::FS])) waits_for_fs_ = 0;
+        if (reach_of(state.segments[x86::FS]) == targets_mode_.fs) waits_for_fs_ = 0;
         if (waits_for_fs_ == 0 || state.cpl() == 3 || attention_.load(std::memory_order_relaxed) != 0) break;
     }
     return Next::dispatch;
@@ -316,14 +317,14 @@ bool Executor::eligible_code32(Mode& mode) const
     if (!state.protected_mode() || state.vm86() || (cpl != 0 && cpl != 3)) return false;
     if (!is_flat(segments[x86::CS]) || !segments[x86::CS].db() || !segments[x86::SS].db()) return false;
     for (const auto index : {x86::DS, x86::ES, x86::SS}) {
-        if (!is_flat(segments[index]) || !is_whole_data(segments[index])) return false;
+        if (!is_flat(segments[index]) || reach_of(segments[index]) != Reach::whole) return false;
     }
     mode.code32 = true;
-    mode.fs = is_whole_data(segments[x86::FS]);
+    mode.fs = reach_of(segments[x86::FS]);
     // A supervisor's own segment is FS; in GS it leaves what its programs have there, a different one
     // each time.
     if (cpl == 0) return true;
-    mode.gs = is_whole_data(segments[x86::GS]);
+    mode.gs = reach_of(segments[x86::GS]);
     mode.user = mode.gs_free = true;
     mode.masked = (state.rflags & IF) == 0;
     mode.vector = vector_ok_;
