@@ -292,3 +292,43 @@ here: orps xmm1, [rbp]
 ;; in xmm4l=0x7fc000007f800001 mxcsr=0x1f00
 ;; fault XM rip=here
 here: cvtps2pi mm1, xmm4
+
+; Registers that the guest has not turned on: what needs none of them runs all the same.
+
+;; case simd_sse_without_xsave
+;; skip native,emulated_kvm
+;; in cr4=0x620 xmm0l=0x3ff0000000000000 xmm1l=0x4000000000000000
+;; out xmm0l=0x4008000000000000
+;; fault UD rip=here
+addsd xmm0, xmm1
+here: vaddsd xmm0, xmm0, xmm1
+
+;; case simd_avx512_off
+;; skip native,emulated_kvm
+;; in xcr0=7 xmm0l=0x3ff0000000000000 xmm1l=0x4000000000000000
+;; out xmm0l=0x4008000000000000
+;; fault UD rip=here
+vaddsd xmm0, xmm0, xmm1
+here: vpaddd zmm0, zmm1, zmm2
+
+;; case simd_mask_registers_off
+;; skip native,emulated_kvm
+;; in xcr0=7
+;; fault UD rip=here
+here: kmovw k1, eax
+
+;; case simd_avx_off
+;; skip native,emulated_kvm
+;; in xcr0=3 rcx=3 rdx=5
+;; out rax=4
+;; fault UD rip=here
+andn eax, ecx, edx
+here: vpaddd ymm0, ymm1, ymm2
+
+;; case simd_x87_without_xsave_in_32_bit_code
+;; mode compat32
+;; skip emulated_kvm
+;; in cr4=0x620
+;; expect 0x20000 = dd 0x40490fdb
+fldpi
+fstp dword [0x20000]

@@ -21,8 +21,10 @@ struct Mode {
     bool user = false;
     bool privileged = false;  // user: the code runs at CPL 0: PUSHF shows IF
     bool masked = false;     // user at CPL 3: IF is clear, as PUSHF shows
-    bool vector = false;     // x87, SSE and AVX instructions may run (CR0.EM, CR0.TS, CR4.OSFXSR,
-                             // CR4.OSXSAVE, XCR0 allow all that CPUID shows)
+    // x87 and SSE instructions may run (CR0.EM, CR0.TS, CR4.OSFXSR), and AVX and AVX-512, but where
+    // the guest has not turned on their registers (CR4.OSXSAVE, XCR0).
+    bool vector = false;
+    bool no_avx = false, no_avx512 = false;
     // user: the guest's GS.base is 0. The host's then holds the address of the table of
     // targets, and an instruction with a GS prefix is the interpreter's.
     bool gs_free = false;
@@ -39,7 +41,8 @@ struct Mode {
     {
         return (user ? 1u : 0u) | (alone ? 2u : 0u) | (vector ? 4u : 0u) | (privileged ? 8u : 0u) |
                (masked ? 16u : 0u) | (gs_free ? 32u : 0u) | (bases ? 64u : 0u) |
-               (code32 ? 128u : 0u) | static_cast<unsigned>(fs) << 8 | static_cast<unsigned>(gs) << 10;
+               (code32 ? 128u : 0u) | static_cast<unsigned>(fs) << 8 | static_cast<unsigned>(gs) << 10 |
+               (no_avx ? 1u << 12 : 0u) | (no_avx512 ? 1u << 13 : 0u);
     }
 };
 

@@ -111,11 +111,19 @@ bool is_vex(const ZydisDecodedInstruction& decoded)
            decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX;
 }
 
+// Its registers are off: #UD.
+bool is_off(const ZydisDecodedInstruction& decoded, const Mode& mode)
+{
+    const bool avx512 = decoded.encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ||
+                        decoded.meta.isa_ext == ZYDIS_ISA_EXT_AVX512VEX;
+    return avx512 ? mode.no_avx512 : mode.no_avx && is_vex(decoded);
+}
+
 Kind by_instruction_set(const ZydisDecodedInstruction& decoded, const ZydisDecodedOperand* operands,
                         bool by_hand, const Mode& mode, const x86::CpuidPolicy& cpuid)
 {
     const bool general = general_isa(decoded) && only_general_registers(decoded, operands);
-    if (!general && !mode.vector) return Kind::interpret;
+    if (!general && (!mode.vector || is_off(decoded, mode))) return Kind::interpret;
     if (decoded.encoding != ZYDIS_INSTRUCTION_ENCODING_LEGACY && !is_vex(decoded)) {
         return Kind::interpret;
     }

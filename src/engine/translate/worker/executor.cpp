@@ -283,7 +283,7 @@ bool Executor::eligible(Mode& mode)
     const unsigned cpl = state.cpl();
     note_vector_state();
     if (!state.code64()) return eligible_code32(mode) && !accesses_user_memory();
-    mode.vector = vector_ok_;
+    allow_vectors(mode);
     mode.gs_free = state.segments[x86::GS].base == 0;  // of user code, see below
     if (cpl == 3) {
         mode.user = true;
@@ -303,6 +303,8 @@ bool Executor::eligible(Mode& mode)
 Mode Executor::supervisor_mode() const
 {
     Mode mode;
+    allow_vectors(mode);
+    mode.vector = false;
     mode.bases = (registers_.state->cr4 & x86::cr4::FSGSBASE) != 0;
     return mode;
 }
@@ -320,6 +322,8 @@ bool Executor::eligible_code32(Mode& mode) const
         if (!is_flat(segments[index]) || reach_of(segments[index]) != Reach::whole) return false;
     }
     mode.code32 = true;
+    allow_vectors(mode);
+    mode.vector = mode.vector && cpl != 0;
     mode.fs = reach_of(segments[x86::FS]);
     // A supervisor's own segment is FS; in GS it leaves what its programs have there, a different one
     // each time.
@@ -327,7 +331,6 @@ bool Executor::eligible_code32(Mode& mode) const
     mode.gs = reach_of(segments[x86::GS]);
     mode.user = mode.gs_free = true;
     mode.masked = (state.rflags & IF) == 0;
-    mode.vector = vector_ok_;
     return (state.rflags & AC) == 0 && (state.cr4 & x86::cr4::TSD) == 0;
 }
 
@@ -338,9 +341,22 @@ void Executor::note_vector_state()
     vector_cr0_ = state.cr0;
     vector_cr4_ = state.cr4;
     vector_xcr0_ = state.xcr0;
-    constexpr std::uint64_t needed = x86::cr4::OSFXSR | x86::cr4::OSXMMEXCPT | x86::cr4::OSXSAVE;
-    vector_ok_ = (state.cr0 & (x86::cr0::EM | x86::cr0::TS)) == 0 &&
-                 (state.cr4 & needed) == needed && state.xcr0 == cpuid_.xcr0_mask();
+    constexpr std::uint64_t needed = x86::cr4::OSFXSR | x86::cr4::OSXMMEXCPT;
+    constexpr std::uint64_t avx = x86::xcr0::SSE | x86::xcr0::AVX;
+    constexpr std::uint64_t avx512 =
+        avx | x86::xcr0::OPMASK | x86::xcr0::ZMM_HI256 | x86::xcr0::HI16_ZMM;
+    const std::uint64_t on = (state.cr4 & x86::cr4::OSXSAVE) != 0 ? state.xcr0 : 0;
+    vector_ok_ = (state.cr0 & (x86::cr0::EM | x86::cr0::TS)) == 0 && (state.cr4 & needed) == needed;
+    no_avx_ = (on & avx) != avx;
+    no_avx512_ = (on & avx512) != avx512;
+}
+
+// As note_vector_state() found.
+void Executor::allow_vectors(Mode& mode) const
+{
+    mode.vector = vector_ok_;
+    mode.no_avx = no_avx_;
+    mode.no_avx512 = no_avx512_;
 }
 
 Executor::Next Executor::enter()

@@ -113,6 +113,7 @@ private:
     std::optional<Next> leave_kernel();
     Next crossed_to(std::uint64_t rip);
     void note_vector_state();
+    void allow_vectors(Mode& mode) const;
     Stop interpret_many(std::uint64_t budget);
     Next interpret_one();
     Next interpret_here();
@@ -256,7 +257,7 @@ private:
         AddressSpace* space = nullptr;
     } user_fault_;
     UserProcess* fpu_owner_ = nullptr;  // nullptr: the interpreter's state holds it
-    bool vector_ok_ = false;
+    bool vector_ok_ = false, no_avx_ = true, no_avx512_ = true;
     std::uint64_t vector_cr0_ = 0, vector_cr4_ = 0, vector_xcr0_ = 0;
     std::uint64_t code_version_ = 1;
     std::uint64_t flushes_ = 0;

@@ -73,7 +73,7 @@ std::optional<Executor::Next> Executor::leave_kernel()
     mode.masked = (flags & IF) == 0;
     mode.gs_free = state.segments[x86::GS].base == 0;
     note_vector_state();
-    mode.vector = vector_ok_;
+    allow_vectors(mode);
     if (!prepare_space(mode)) return std::nullopt;
 
     x86::load_sysret_segments(state, true);
