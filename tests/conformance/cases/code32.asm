@@ -600,3 +600,32 @@ done: nop
 ;; in cr2=0xfedcba98
 ;; out rax=0xfedcba98
 mov eax, cr2
+
+;; case code32_and_64_take_turns
+;; mode user64
+;; skip native,emulated_kvm
+;; in r8=0x1122334455667788 r15=0x99aabbccddeeff00
+;; out rax=600 rcx=0 rsp=0x30800 r8=0x1122334455667788 r15=0x99aabbccddeeff00
+mov ecx, 200
+xor eax, eax
+again: add eax, 2
+jmp dword far [rel there]
+there: dd narrow
+dw 0x33
+bits 32
+narrow: inc eax
+push eax
+call function
+pop ebx
+jmp 0x43:wide
+function: ret
+bits 64
+wide: cmp eax, ebx
+jne wrong
+call back
+dec ecx
+jnz again
+jmp done
+back: ret
+wrong: mov eax, 1
+done: nop

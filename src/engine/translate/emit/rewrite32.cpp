@@ -125,7 +125,9 @@ bool copy_lea_code32(const Instruction& instruction, std::uint8_t to, Code& code
 bool copy_code32(const Instruction& instruction, const Rewrite32& rewrite, Code& code)
 {
     if (is_one_byte(instruction, 0x40, 0x4f)) return copy_increment(instruction, code);
-    if (is_one_byte(instruction, 0xa0, 0xa3)) return copy_accumulator_move(instruction, rewrite, code);
+    if (is_one_byte(instruction, 0xa0, 0xa3)) {
+        return copy_accumulator_move(instruction, rewrite, code);
+    }
     const bool based = rewrite.base != no_register;
     if (based && !has_memory(instruction)) return false;
 

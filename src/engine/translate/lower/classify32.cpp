@@ -1,21 +1,21 @@
 // Where 32-bit code differs from 64-bit code in what its instructions mean.
 #include "engine/translate/lower/classify.h"
 
+#include <algorithm>
+
 namespace doppel::engine::translate {
 
 namespace {
 
 bool is_32_bit(const ZydisDecodedInstruction& decoded) { return decoded.operand_width == 32; }
 
-bool has_general_register(const ZydisDecodedInstruction& decoded, const ZydisDecodedOperand* operands)
+bool has_general_register(const ZydisDecodedInstruction& decoded,
+                          const ZydisDecodedOperand* operands)
 {
-    for (unsigned i = 0; i < decoded.operand_count_visible; ++i) {
-        if (operands[i].type == ZYDIS_OPERAND_TYPE_REGISTER &&
-            operands[i].reg.value >= ZYDIS_REGISTER_AL && operands[i].reg.value <= ZYDIS_REGISTER_R15) {
-            return true;
-        }
-    }
-    return false;
+    return std::any_of(operands, operands + decoded.operand_count_visible, [](const auto& operand) {
+        return operand.type == ZYDIS_OPERAND_TYPE_REGISTER &&
+               operand.reg.value >= ZYDIS_REGISTER_AL && operand.reg.value <= ZYDIS_REGISTER_R15;
+    });
 }
 
 // Also from or to memory, whose size W says in 64-bit code.
@@ -58,10 +58,9 @@ bool is_wide(const ZydisDecodedInstruction& decoded)
 bool has_register_in_immediate(const ZydisDecodedInstruction& decoded,
                                const ZydisDecodedOperand* operands)
 {
-    for (unsigned i = 0; i < decoded.operand_count; ++i) {
-        if (operands[i].encoding == ZYDIS_OPERAND_ENCODING_IS4) return true;
-    }
-    return false;
+    return std::any_of(operands, operands + decoded.operand_count, [](const auto& operand) {
+        return operand.encoding == ZYDIS_OPERAND_ENCODING_IS4;
+    });
 }
 
 std::optional<Kind> by_vector_prefix(const ZydisDecodedInstruction& decoded,
@@ -76,7 +75,8 @@ std::optional<Kind> by_vector_prefix(const ZydisDecodedInstruction& decoded,
     return is_wide(decoded) && integer ? std::optional{Kind::interpret} : std::nullopt;
 }
 
-bool is_general(const ZydisDecodedOperand& operand)
+// Not a segment register.
+bool is_ordinary(const ZydisDecodedOperand& operand)
 {
     return operand.type != ZYDIS_OPERAND_TYPE_REGISTER ||
            (operand.reg.value >= ZYDIS_REGISTER_EAX && operand.reg.value <= ZYDIS_REGISTER_EDI);
@@ -92,14 +92,14 @@ std::optional<Kind> classify_code32(const ZydisDecodedInstruction& decoded,
     if ((decoded.attributes & ZYDIS_ATTRIB_HAS_SEGMENT_CS) != 0) return Kind::interpret;
     switch (decoded.mnemonic) {
     case ZYDIS_MNEMONIC_PUSH:
-        return is_32_bit(decoded) && is_general(operands[0]) ? Kind::push : Kind::interpret;
+        return is_32_bit(decoded) && is_ordinary(operands[0]) ? Kind::push : Kind::interpret;
     case ZYDIS_MNEMONIC_POP:
-        return is_32_bit(decoded) && is_general(operands[0]) ? Kind::pop : Kind::interpret;
+        return is_32_bit(decoded) && is_ordinary(operands[0]) ? Kind::pop : Kind::interpret;
     case ZYDIS_MNEMONIC_PUSHAD: return Kind::push_all;
     case ZYDIS_MNEMONIC_POPAD: return Kind::pop_all;
     case ZYDIS_MNEMONIC_PUSHFD: return Kind::pushf;
     case ZYDIS_MNEMONIC_JECXZ:
-        return (decoded.attributes & ZYDIS_ATTRIB_HAS_OPERANDSIZE) == 0 ? Kind::loop : Kind::interpret;
+        return is_32_bit(decoded) ? Kind::loop : Kind::interpret;
     // 64-bit code has more vector registers to clear. (VZEROUPPER takes upper halves of registers
     // above the seventh along, which 32-bit code can neither set nor see.)
     case ZYDIS_MNEMONIC_VZEROALL:

@@ -4,8 +4,8 @@
 //   R8 .. R13   scratch within one guest instruction: nothing has to be borrowed
 //   R14, R15    low halves of the guest's FS.base and GS.base
 //
-// User code sees its memory where it is, supervisor code through the host's GS (layout.h's window32).
-// ESP is the guest's own in both. The host's PUSH and POP move eight bytes, so the stack is
+// User code sees its memory where it is, supervisor code through the host's GS (layout.h's
+// window32). ESP is the guest's own in both. The host's PUSH and POP move eight bytes, so the stack is
 // worked on with MOV. LEA adds up what several of them do to ESP, before something else needs it.
 #include "engine/translate/lower/lower.h"
 #include "x86/registers.h"
@@ -226,8 +226,10 @@ void Lowering::pop_all_code32()
     };
     constexpr Word words[] = {{rdi, r8}, {rsi, r9}, {rbp, r10}, {rsp, no_register},
                               {rbx, r11}, {rdx, r12}, {rcx, r13}, {rax, rax}};
-    for (unsigned i = 0; i < 8; ++i) {
-        if (words[i].reg != rsp) move_stack(load, words[i].by_way_of, slot_size * static_cast<int>(i));
+    int at = 0;
+    for (const Word& word : words) {
+        if (word.reg != rsp) move_stack(load, word.by_way_of, at);
+        at += slot_size;
     }
     for (const Word& word : words) {
         if (word.reg != rsp && word.reg != rax) code_.move(word.reg, word.by_way_of);
@@ -318,7 +320,8 @@ void Lowering::ret_code32(const Instruction& instruction)
     move_stack(load, rcx, 0);
     const std::uint32_t rcx_from = code_.size();
     const bool releases = instruction.opcode == 0xc2;
-    catch_up_esp(slot_size + (releases ? static_cast<std::int32_t>(instruction.immediate & 0xffff) : 0));
+    const auto arguments = static_cast<std::int32_t>(instruction.immediate & 0xffff);
+    catch_up_esp(slot_size + (releases ? arguments : 0));
     dispatch(rcx_from, rcx);
 }
 

@@ -19,8 +19,8 @@ std::uint32_t rights(bool writable) { return writable ? PROT_READ | PROT_WRITE :
 
 }  // namespace
 
-AddressSpace::AddressSpace(std::uint64_t cr3, bool user, UserProcess& process, GuestPages& pages)
-    : cr3_(cr3), user_(user), process_(&process)
+AddressSpace::AddressSpace(std::uint64_t cr3, SpaceKind kind, UserProcess& process, GuestPages& pages)
+    : cr3_(cr3), kind_(kind), process_(&process)
 {
     make_window(pages);
 }
@@ -28,17 +28,17 @@ AddressSpace::AddressSpace(std::uint64_t cr3, bool user, UserProcess& process, G
 void AddressSpace::make_window(GuestPages& pages)
 {
     WindowConfig config;
-    config.user = user_;
+    config.user = user();
     config.begin = lowest_mappable;
     config.end = user_window_end;
     config.holes = {{user_image, user_engine_end}};
     window_ = std::make_unique<Window>(config, pages, *this);
 }
 
-void AddressSpace::reassign(std::uint64_t cr3, bool user, GuestPages& pages)
+void AddressSpace::reassign(std::uint64_t cr3, SpaceKind kind, GuestPages& pages)
 {
     cr3_ = cr3;
-    user_ = user;
+    kind_ = kind;
     code_pages.clear();
     stale = stale_global = false;
     process_->unmap_all();
@@ -76,18 +76,18 @@ AddressSpaces::AddressSpaces(UserProcesses& processes, GuestPages& pages, CodeCa
     }
 }
 
-AddressSpace* AddressSpaces::find(std::uint64_t cr3, bool user)
+AddressSpace* AddressSpaces::find(std::uint64_t cr3, SpaceKind kind)
 {
     const auto known = std::find_if(spaces_.begin(), spaces_.end(),
-                                    [&](const auto& space) { return space->is(cr3, user); });
-    AddressSpace* space = known == spaces_.end() ? make(cr3, user) : known->get();
+                                    [&](const auto& space) { return space->is(cr3, kind); });
+    AddressSpace* space = known == spaces_.end() ? make(cr3, kind) : known->get();
     if (space == nullptr) return nullptr;
     space->loaded(cr3);
     space->last_use = __rdtsc();
     return space;
 }
 
-AddressSpace* AddressSpaces::make(std::uint64_t cr3, bool user)
+AddressSpace* AddressSpaces::make(std::uint64_t cr3, SpaceKind kind)
 {
     const auto oldest = std::min_element(
         spaces_.begin(), spaces_.end(),
@@ -98,13 +98,13 @@ AddressSpace* AddressSpaces::make(std::uint64_t cr3, bool user)
     if (!unused_.empty() && !idle) {
         // Until now it cost next to nothing.
         cache_.add_targets(unused_.back()->targets());
-        spaces_.push_back(std::make_unique<AddressSpace>(cr3, user, *unused_.back(), pages_));
+        spaces_.push_back(std::make_unique<AddressSpace>(cr3, kind, *unused_.back(), pages_));
         unused_.pop_back();
         return spaces_.back().get();
     }
     if (oldest == spaces_.end()) return nullptr;
     ++evictions_;
-    (*oldest)->reassign(cr3, user, pages_);
+    (*oldest)->reassign(cr3, kind, pages_);
     cache_.clear_targets((*oldest)->process().targets());
     return oldest->get();
 }

@@ -20,13 +20,20 @@
 
 namespace doppel::engine::translate {
 
+// Programs that have 64-bit and 32-bit code at once have a process for each: the two change places at
+// system calls (Windows' WoW64, Wine), and a table of targets is of one.
+enum class SpaceKind : std::uint8_t { identity, user, user32 };
+
 class AddressSpace final : public HostMapper {
 public:
-    AddressSpace(std::uint64_t cr3, bool user, UserProcess& process, GuestPages& pages);
+    AddressSpace(std::uint64_t cr3, SpaceKind kind, UserProcess& process, GuestPages& pages);
 
     // Of these page tables, with whatever PCID.
     [[nodiscard]] bool is(std::uint64_t cr3) const { return ((cr3_ ^ cr3) & ~pcid_mask) == 0; }
-    [[nodiscard]] bool is(std::uint64_t cr3, bool user) const { return is(cr3) && user_ == user; }
+    [[nodiscard]] bool is(std::uint64_t cr3, SpaceKind kind) const
+    {
+        return is(cr3) && kind_ == kind;
+    }
     // The guest loaded this CR3, which is(). What was cached with another PCID has not been flushed
     // when the guest flushed this one: it is looked up again. (Linux gives a process another PCID
     // each time that six others ran in between.)
@@ -37,9 +44,9 @@ public:
     }
     [[nodiscard]] std::uint16_t pcid() const { return static_cast<std::uint16_t>(cr3_ & pcid_mask); }
     // Becomes the space of another CR3: shows nothing of the old one.
-    void reassign(std::uint64_t cr3, bool user, GuestPages& pages);
+    void reassign(std::uint64_t cr3, SpaceKind kind, GuestPages& pages);
 
-    bool user() const { return user_; }
+    bool user() const { return kind_ != SpaceKind::identity; }
     UserProcess& process() { return *process_; }
     Window& window() { return *window_; }
 
@@ -63,7 +70,7 @@ private:
     void make_window(GuestPages& pages);
 
     std::uint64_t cr3_;
-    bool user_;
+    SpaceKind kind_;
     UserProcess* process_;
     std::unique_ptr<Window> window_;
 };
@@ -74,12 +81,12 @@ public:
     AddressSpaces(UserProcesses& processes, GuestPages& pages, CodeCache& cache, unsigned limit);
 
     // The space of this CR3, which is loaded; nullptr: the host could not give a process.
-    AddressSpace* find(std::uint64_t cr3, bool user);
+    AddressSpace* find(std::uint64_t cr3, SpaceKind kind);
     [[nodiscard]] const std::vector<std::unique_ptr<AddressSpace>>& all() const { return spaces_; }
     [[nodiscard]] std::uint64_t evictions() const { return evictions_; }
 
 private:
-    AddressSpace* make(std::uint64_t cr3, bool user);
+    AddressSpace* make(std::uint64_t cr3, SpaceKind kind);
 
     GuestPages& pages_;
     CodeCache& cache_;

@@ -245,9 +245,11 @@ Executor::Next Executor::dispatch()
 
 bool Executor::prepare_space(const Mode& mode)
 {
-    const bool user = !mode.privileged;
-    if (space_ == nullptr || !space_->is(page_tables(), user)) {
-        space_ = spaces_.find(page_tables(), user);
+    const SpaceKind kind = mode.privileged ? SpaceKind::identity
+                           : mode.code32  ? SpaceKind::user32
+                                          : SpaceKind::user;
+    if (space_ == nullptr || !space_->is(page_tables(), kind)) {
+        space_ = spaces_.find(page_tables(), kind);
         if (space_ == nullptr) return false;
     }
     if (space_->stale) at(Place::windows, [this] { return refresh(*space_), 0; });
