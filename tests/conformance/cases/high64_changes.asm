@@ -211,7 +211,7 @@ after: nop
 ;; case high_timer_finds_exact_state
 ; 200 interrupts in a loop; each handler checks what the interrupted code has done so far.
 ;; skip kvm,interpret
-;; out r15=0 r14=200
+;; out r15=0
 apic_on
 set_gate 0x50, handler, 0x8e
 set_msr 0x83e, 0xb
