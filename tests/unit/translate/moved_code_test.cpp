@@ -46,7 +46,8 @@ bool check(std::span<const std::uint8_t> bytes, std::uint64_t offset, Mode mode)
 {
     constexpr std::uint64_t host = user_code + 0x1000, other_host = user_code + 0x345640;
     constexpr std::uint32_t site = 100, other_site = 0x03000123;
-    const std::uint64_t rip = 0x7f1234567000 + offset, other_rip = 0x5586abcde000 + offset;
+    const std::uint64_t rip = (mode.code32 ? 0x56555000 : 0x7f1234567000) + offset;
+    const std::uint64_t other_rip = (mode.code32 ? 0xf7d12000 : 0x5586abcde000) + offset;
     Made made = make(bytes, rip, mode, host, site);
     const Made expected = make(bytes, other_rip, mode, other_host, other_site);
     EXPECT_EQ(made.translation.movable, expected.translation.movable);
@@ -74,7 +75,10 @@ TEST(MovedCode, IsWhatWouldBeMadeThere)
     for (const std::uint8_t* at = begin + 0x8000; at + 4096 < end && all < 20'000; at += step) {
         const std::uint64_t offset = reinterpret_cast<std::uint64_t>(at) & base::page_mask;
         const std::size_t own = std::min<std::size_t>(length, base::page_size - offset);
+        constexpr Mode code32{
+            .user = true, .vector = true, .gs_free = true, .code32 = true, .gs = Reach::whole};
         moved += check({at, own}, offset, user_mode(all % 2 == 0)) ? 1 : 0;
+        EXPECT_TRUE(check({at, own}, offset, code32));
         ++all;
         if (::testing::Test::HasFailure()) return;
     }
@@ -86,10 +90,10 @@ TEST(MovedCode, ShortConstantsStay)
     // lea eax, [rip + 0x10]: 32 bits of an address.
     constexpr std::uint8_t narrow[] = {0x8d, 0x05, 0x10, 0, 0, 0, 0xc3};
     EXPECT_FALSE(check(narrow, 0x10, user_mode(true)));
-    EXPECT_FALSE(place_for_move(0x401000));         // addresses fit in 32 bits
-    EXPECT_FALSE(place_for_move(0x7f0000000000));   // a constant of zero has a form of its own
-    EXPECT_FALSE(place_for_move(0x7fffffffe000));   // a jump from here may leave the lower half
-    EXPECT_TRUE(place_for_move(0x7f1234567000));
+    EXPECT_FALSE(place_for_move(0x401000, user_mode(true)));         // addresses fit in 32 bits
+    EXPECT_FALSE(place_for_move(0x7f0000000000, user_mode(true)));   // a constant of zero has a form of its own
+    EXPECT_FALSE(place_for_move(0x7fffffffe000, user_mode(true)));   // a jump from here may leave the lower half
+    EXPECT_TRUE(place_for_move(0x7f1234567000, user_mode(true)));
 }
 
 class MovedBlocks : public ::testing::Test {

@@ -32,6 +32,14 @@ bool is_device(const Source& source, std::size_t at)
     return std::find(source.devices.begin(), source.devices.end(), offset) != source.devices.end();
 }
 
+// In 32-bit code also over the end of the 4 GiB.
+bool leads_forward(const Source& source, std::uint64_t target, std::size_t at)
+{
+    const std::uint64_t distance = target - (source.rip + at);
+    const auto low = static_cast<std::int32_t>(distance);
+    return (source.mode.code32 ? low : static_cast<std::int64_t>(distance)) > 0;
+}
+
 void decode_block(const Source& source, const x86::CpuidPolicy& cpuid, Decoded& block)
 {
     const std::size_t size = std::min(source.bytes.size(), block.bytes.size());
@@ -56,7 +64,7 @@ void decode_block(const Source& source, const x86::CpuidPolicy& cpuid, Decoded& 
         ++block.count;
         // A branch back is a loop's, mostly taken.
         instruction.goes_on = instruction.kind == Kind::conditional && branches < most_branches &&
-                              instruction.immediate > source.rip + at;
+                              leads_forward(source, instruction.immediate, at);
         if (instruction.goes_on) {
             ++branches;
         } else if (ends_block(instruction.kind)) {
@@ -83,7 +91,7 @@ bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSp
     decode_block(source, cpuid, block);
     Code code{space, source.mode.user};
     const bool own = source.mode.user && !source.mode.privileged;
-    if (own && place_for_move(source.rip)) code.record_relocations(&result.relocations);
+    if (own && place_for_move(source.rip, source.mode)) code.record_relocations(&result.relocations);
     Lowering lowering{source, code, first_site, common_exit, result};
     const bool done =
         lowering.run(std::span{block.instructions}.first(block.count), block.follows);
@@ -92,9 +100,10 @@ bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSp
 }
 
 // Far from where addresses, or differences of 31 bits to them, fit in 32 bits or are not canonical.
-// And constants that LEA has no shorter form for.
-bool place_for_move(std::uint64_t rip)
+// And constants that LEA has no shorter form for. 32-bit code has one form of everything.
+bool place_for_move(std::uint64_t rip, Mode mode)
 {
+    if (mode.code32) return host_has_rorx();
     constexpr std::uint64_t first = std::uint64_t{1} << 40;
     constexpr std::uint64_t last = (std::uint64_t{1} << 47) - (std::uint64_t{1} << 32);
     const auto has_long_form = [](std::int32_t value) { return value < -128 || value > 127; };
@@ -120,6 +129,10 @@ void move(std::span<const Relocation> relocations, const Move& how, std::uint8_t
         std::memcpy(&value, at, sizeof value);
         switch (each.kind) {
         case Relocation::Kind::guest: break;
+        case Relocation::Kind::guest32:
+            target = value;
+            value += static_cast<std::uint32_t>(guest);
+            break;
         case Relocation::Kind::fixed: value -= host; break;
         case Relocation::Kind::here: value += host; break;
         case Relocation::Kind::site: value += how.to_site - how.from_site; break;

@@ -147,7 +147,8 @@ struct Relocation {
         here,       // low half of a host address in the block
         site,       // number of an exit
         guest,      // 64 bits: a guest address that moves with the block
-        target,     // rel32 to the entry, in the table of targets, of the `guest` before it
+        guest32,    // 32 bits: the same, of 32-bit code
+        target,     // rel32 to the entry, in the table of targets, of the guest address before it
         page_low,   // constants that subtract the guest page's address, see subtract_page()
         page_high,
     };
@@ -196,7 +197,7 @@ struct Move {
 };
 // Whether code at `rip`, if movable, may go there or come from there: constants that have the same
 // form everywhere.
-bool place_for_move(std::uint64_t rip);
+bool place_for_move(std::uint64_t rip, Mode mode);
 // `code`: a copy of the block's, at where it is written.
 void move(std::span<const Relocation> relocations, const Move& how, std::uint8_t* code);
 

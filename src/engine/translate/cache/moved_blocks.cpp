@@ -26,7 +26,7 @@ std::vector<Block*> CodeCache::move_page(std::uint64_t ram_offset, std::uint64_t
     std::vector<Block*> moved;
     const std::uint64_t ram_page = page_of(ram_offset);
     const auto at = pages_.find(ram_page);
-    if (at == pages_.end() || !place_for_move(linear_page)) return moved;
+    if (at == pages_.end() || !place_for_move(linear_page, mode)) return moved;
 
     std::bitset<base::page_size> seen;  // guest code that begins there is there already, or will be
     std::vector<Block*> chosen;
@@ -82,6 +82,7 @@ Block* CodeCache::add_moved(const Block& from, std::uint64_t rip)
                     where.write);
     for (Exit& exit : block.exits) {
         if (exit.kind != ExitKind::indirect) exit.target += rip - from.rip;
+        if (block.mode.code32) exit.target &= 0xffffffff;
         if (exit.patch != 0) patch(block, exit, block.host + exit.stub);
     }
     if (block.table_jump != 0) {

@@ -128,6 +128,12 @@ public:
         load_immediate(reg, value);
         relocated_before(sizeof value, Relocation::Kind::guest);
     }
+    // The same in 32-bit code.
+    void load_guest_address32(unsigned reg, std::uint32_t value)
+    {
+        load_immediate(reg, value);
+        relocated_before(sizeof value, Relocation::Kind::guest32);
+    }
     void move(unsigned to, unsigned from)
     {
         byte(0x48 | (from >> 3 << 2) | (to >> 3));

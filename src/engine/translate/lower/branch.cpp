@@ -17,6 +17,7 @@ void subtract_page(Code& code, std::uint64_t rip, bool code32)
         code.byte(0x8d);  // lea ecx, [rcx + low]
         code.byte(0x89);
         code.dword(static_cast<std::uint32_t>(low));
+        code.relocated_before(sizeof low, Relocation::Kind::page_low);
         return;
     }
     const auto add = [&code](std::int32_t value, Relocation::Kind kind) {

@@ -287,6 +287,7 @@ bool Lowering::push_flags_code32()
 void Lowering::push_return_code32(const Instruction& instruction)
 {
     push_immediate(static_cast<std::uint32_t>(rip_behind(instruction)));
+    code_.relocated_before(sizeof(std::uint32_t), Relocation::Kind::guest32);
     catch_up_esp(-slot_size);
 }
 

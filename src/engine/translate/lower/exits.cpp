@@ -60,7 +60,10 @@ void Lowering::leave_without_target()
 void Lowering::far_jump(std::uint64_t target)
 {
     code_.save(rcx, Code::slot(1));
-    if (fits_signed_32(target)) {
+    if (source_.mode.code32) {
+        code_.load_guest_address32(rcx, static_cast<std::uint32_t>(target));
+        code_.save(rcx, context_offset::target);
+    } else if (fits_signed_32(target)) {
         code_.store_qword(context_offset::target, target);
     } else {
         code_.load_guest_address(rcx, target);  // nothing behind it faults
