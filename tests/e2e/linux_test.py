@@ -55,6 +55,16 @@ class Linux(TestCase):
         for trouble in ["detected stalls", "soft lockup", "clocksource watchdog", "TSC unstable"]:
             self.assertNotIn(trouble, result.stdout)
 
+    def test_four_processors_at_work(self):
+        work = ("for i in 1 2 3 4 5 6 7 8; do (find /bin /etc | sort | md5sum >/tmp/$i) & done; wait; "
+                "cat /tmp/[1-8] | uniq -c")
+        result = run(*LINUX, "--cpus", "4", "--cmdline", f'console=ttyS0 doppel.run="{work}"',
+                     seconds=LINUX_SECONDS)
+        self.assertEqual(result.returncode, 0, result.stderr[-2000:])
+        self.assertRegex(result.stdout, r"(?m)^ +8 [0-9a-f]{32}  -\r?$")
+        for trouble in ["detected stalls", "soft lockup", "BUG:", "segfault"]:
+            self.assertNotIn(trouble, result.stdout)
+
     def test_reboot_in_place(self):
         process = subprocess.Popen([DOPPEL, *LINUX, "--cmdline",
                                     'console=ttyS0 doppel.run="reboot -f"'],
