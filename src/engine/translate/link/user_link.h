@@ -71,6 +71,7 @@ struct UserCommand {
     std::uint64_t host_rip;              // where to enter: out of reach of guest code
     std::uint64_t xsave_mask;            // components to load and save
     std::uint32_t kicked;                // == turn: do not enter, or come out
+    std::uint32_t processor;             // the worker's when it gave the turn, from 1; 0: unknown
     UserFiles files;
     UserMapping mappings[user_mappings_max];
     alignas(64) std::uint8_t xsave[user_xsave_size];
@@ -81,6 +82,7 @@ struct UserReport {
     alignas(64) std::uint32_t turn;      // the user process's word (futex)
     std::uint32_t user_sleeping;         // wake it after ++turn
     std::int32_t mapping_error;          // errno of the first mapping that failed, 0
+    std::uint32_t processor;             // where it reported, from 1; 0: unknown
     std::uint32_t crashed;               // vector + 1: the program itself faulted and ends
     // The last turn that went into guest code, for statistics. Seldom read, and so not in the
     // cache line above, which the worker watches.

@@ -210,6 +210,9 @@ bool UserProcess::hand_over(std::uint32_t actions)
     kicked_ = attention != nullptr && attention->load(std::memory_order_relaxed) != 0;
     ++turn_;
     if (kicked_) command_.kicked = turn_;
+    if (const std::uint32_t here = this_processor(); command_.processor != here) {
+        command_.processor = here;
+    }
     ++counters_.turns;
     set_turn();
     take_over_spinning();
@@ -244,8 +247,11 @@ bool UserProcess::spin_for_report(const std::atomic<std::uint32_t>* attention)
     const Word turn{report_.turn};
     std::uint64_t before = __rdtsc();
     const std::uint32_t looks = wait_.looks(wait_.budget, before);
+    const Word processor{report_.processor};
     for (std::uint32_t i = 0; i < looks; ++i) {
         if (turn.load(std::memory_order_acquire) == turn_) return true;
+        // Where it was last: if it still is, it does not run before this thread sleeps.
+        if (processor.load(std::memory_order_relaxed) == this_processor()) break;
         if (attention != nullptr && i % looks_for_begin == looks_for_begin - 1 &&
             Word{report_.begun}.load(std::memory_order_relaxed) == turn_) {
             note_guest_code();

@@ -36,8 +36,24 @@ bool worth_populating(const UserMapping& mapping)
 
 constexpr int einval = 22;
 
+// The worker's, when it gave the turn at hand.
+std::uint32_t worker_processor = 0;
+
+// The processor that this one is on, from 1; 0: unknown. Linux keeps its number in the limit of a
+// segment of its own, for the C library's getcpu().
+std::uint32_t this_processor()
+{
+    constexpr std::uint32_t segment = 0x7b, number_mask = 0xfff;
+    std::uint32_t limit = 0;
+    bool valid = false;
+    asm volatile("lsl %2, %0" : "+r"(limit), "=@ccz"(valid) : "r"(segment));
+    return valid ? (limit & number_mask) + 1 : 0;
+}
+
 void report(std::uint32_t turn)
 {
+    const std::uint32_t processor = this_processor();
+    if (report_area().processor != processor) report_area().processor = processor;
     // Sequentially consistent, before the look at worker_sleeping: the worker sets that
     // and looks at the turn again before it sleeps.
     __atomic_store_n(&report_area().turn, turn, __ATOMIC_SEQ_CST);
@@ -52,6 +68,8 @@ std::uint32_t wait_for_turn_after(std::uint32_t last)
     for (std::uint32_t i = 0; i < __atomic_load_n(&command().spin, __ATOMIC_RELAXED); ++i) {
         const std::uint32_t now = __atomic_load_n(turn, __ATOMIC_ACQUIRE);
         if (now != last) return now;
+        // Here the worker does not run before this one sleeps.
+        if (worker_processor != 0 && this_processor() == worker_processor) break;
         __builtin_ia32_pause();
     }
     __atomic_store_n(&report_area().user_sleeping, 1, __ATOMIC_SEQ_CST);
@@ -154,6 +172,7 @@ bool obey()
 {
     prefetch_context();
     const std::uint32_t actions = command().actions;
+    worker_processor = command().processor;
     if ((actions & user_save_fpu) != 0) save_fpu();
     if ((actions & user_exit) != 0) leave(0);
     if ((actions & user_unmap_all) != 0) unmap_window();
