@@ -19,7 +19,7 @@ COMMANDS = 2000
 BUILD = "make -s -C src clean; make -s -j{jobs} generic >/dev/null"
 SCRIPT = f"i=0; while [ $i -lt {COMMANDS} ]; do i=$((i+1)); {{true}}; done"
 # With what was built.
-COMPUTE = "src/lua -e 'local x = 0; for i = 1, 3e7 do x = (x + i) % 1000003 end'"
+COMPUTE = "src/lua -e 'local x = 0; for i = 1, 1.5e8 do x = (x + i) % 1000003 end'"
 # One after the other for one processor, at once for two.
 ONE = {"build": BUILD.format(jobs=1), "compute": f"{COMPUTE}; {COMPUTE}", "script": SCRIPT}
 TWO = {"build": BUILD.format(jobs=2), "compute": f"{COMPUTE} & {COMPUTE}; wait"}
