@@ -29,8 +29,8 @@ const std::string_view run_help =
 Usage: doppel run --kernel FILE [OPTIONS]
 
   --kernel FILE       What to boot, recognised by its content: a Linux bzImage
-                      (64-bit or 32-bit entry), an ELF file with a PVH note, or a
-                      multiboot 1 image.
+                      (64-bit or 32-bit entry), an ELF file with a PVH note, or
+                      a multiboot 1 image.
   --initrd FILE       Initial RAM disk for Linux, first module for multiboot.
   --cmdline STRING    Kernel command line; for Linux, console=ttyS0 makes it use
                       the serial port
