@@ -394,6 +394,23 @@ mov rax, cr3
 mov cr3, rax
 movzx ebx, byte [0x25000]
 
+;; case remap_seen_with_a_pcid_that_is_new
+;; skip emulated_kvm
+;; in cr4=0x60620
+;; mem 0x20000 = 14
+;; out rbx=0x14 rcx=0x14
+mov rax, cr3
+lea rdx, [rax + 1]
+mov cr3, rdx
+mov bl, [0x25000]
+mov qword [0x4128], 0x20003
+lea rdx, [rax + 2]
+bts rdx, 63
+mov cr3, rdx
+movzx ebx, byte [0x25000]
+mov cr3, rax
+movzx ecx, byte [0x25000]
+
 ;; case smep_execute_user_page
 ;; in cr4=0x140620
 ;; fault PF error=0x11 cr2=0x10000 rip=0x10000

@@ -144,6 +144,30 @@ TEST_F(MovedBlocks, AllOfAPageComeAndLeadToWhereTheyAreNow)
     EXPECT_TRUE(other->dropped);
 }
 
+// An instruction that ends in the next page: which page that is only the table of targets knows.
+TEST_F(MovedBlocks, AJumpToThePagesEndAsksTheTable)
+{
+    constexpr std::uint8_t jumping[] = {0xeb, 0x00};                // to what is behind
+    constexpr std::uint8_t crossing[] = {0xb8, 1, 0, 0, 0, 0xc3};  // mov eax, 1; its end is elsewhere
+    constexpr std::uint64_t last = 0xffe, second_page = 0x9000;
+    Block& from = cache_.add({here + last - 2, jumping, sizeof jumping, mode_}, ram + last - 2,
+                             Block::no_page, false);
+    Block& to = cache_.add({here + last, crossing, base::page_size - last, mode_}, ram + last,
+                           second_page, false);
+    ASSERT_EQ(to.second_page, second_page);
+    ASSERT_NE(to.through_table, 0u);
+    ASSERT_EQ(from.exits.front().target, to.rip);
+    const Exit& exit = from.exits.front();
+    cache_.link({&from, &exit}, to);
+    std::int32_t displacement = 0;
+    std::memcpy(&displacement, memory_.data() + (from.host - user_code) + exit.patch,
+                sizeof displacement);
+    EXPECT_EQ(from.host + exit.patch + 4 + static_cast<std::uint64_t>(std::int64_t{displacement}),
+              to.host + to.through_table);
+    // Such a block stays where it is when its page is moved.
+    EXPECT_EQ(cache_.move_page(ram + last - 2, there, mode_).size(), 1u);
+}
+
 TEST_F(MovedBlocks, NotForCodeThatNobodyHas)
 {
     add(0x10, false);

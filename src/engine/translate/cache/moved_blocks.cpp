@@ -32,8 +32,8 @@ std::vector<Block*> CodeCache::move_page(std::uint64_t ram_offset, std::uint64_t
     std::vector<Block*> chosen;
     const auto& blocks = at->second;
     const std::size_t looks = std::min(blocks.size(), looks_max);
-    for (auto each = blocks.rbegin(); each != blocks.rbegin() + static_cast<std::ptrdiff_t>(looks); ++each) {
-        Block& block = **each;
+    for (std::size_t i = 0; i < looks; ++i) {
+        Block& block = *blocks[blocks.size() - 1 - i];
         if (block.mode != mode || page_of(block.ram_offset) != ram_page) continue;
         const std::uint64_t offset = block.ram_offset & base::page_mask;
         if (page_of(block.rip) == linear_page) {

@@ -73,7 +73,8 @@ constexpr std::uint64_t end_of_code32 = std::uint64_t{1} << 32;
 
 Executor::Executor(const Parts& parts)
     : interpreter_(parts.interpreter), registers_(parts.interpreter.direct()),
-      memory_(parts.memory), cpuid_(parts.cpuid), siblings_(parts.siblings), attention_(parts.attention), place_(parts.place),
+      memory_(parts.memory), cpuid_(parts.cpuid), siblings_(parts.siblings),
+      attention_(parts.attention), place_(parts.place),
       supervisor_cache_(supervisor_cache_config(parts.supervisor_code_alias), parts.cpuid),
       user_cache_(user_cache_config(parts.processes), parts.cpuid),
       supervisor_mapper_(parts.memory),

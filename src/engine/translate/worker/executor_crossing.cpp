@@ -65,7 +65,7 @@ std::optional<Executor::Next> Executor::leave_kernel()
     if ((flags & (TF | NT | IOPL | AC)) != 0 || (state.cr4 & x86::cr4::TSD) != 0) {
         return std::nullopt;
     }
-    // What is done up to here is right, too, where the interpreter goes on after all.
+    // What is done from here to prepare_space() is right, too, where the interpreter goes on after all.
     if (take_bases()) interpreter_.mode_changed();
     if (flush_.any) at(Place::windows, [this] { return apply_flushes(), 0; });
     Mode mode;
