@@ -24,6 +24,9 @@ public:
     // prot and flags as for mmap(2); fd -1 with MAP_ANONYMOUS.
     static Result<MappedRegion> map(std::size_t size, int prot, int flags, int fd = -1,
                                     long offset = 0);
+    // At a multiple of `alignment`, itself one of the page size.
+    static Result<MappedRegion> map_aligned(std::size_t size, std::size_t alignment, int prot,
+                                            int flags, int fd, long offset = 0);
     // At this address and no other: fails when something is there already.
     static Result<MappedRegion> map_at(void* address, std::size_t size, int prot, int flags,
                                        int fd = -1, long offset = 0);

@@ -208,6 +208,7 @@ TEST(Code32Golden, Branches)
               "lea esp, [rsp+0x10]\n"
               "mov [target], rcx\n"
               "mov dword ptr [branch], 0x2001001B\n"
+              "rorx ecx, ecx, 0x2\n"
               "movzx ecx, cx\n"
               "jmp [rcx*8+0x10100000]\n");
     EXPECT_EQ(branch(GUEST32("call [ebx+4]")),
@@ -217,13 +218,15 @@ TEST(Code32Golden, Branches)
               "lea esp, [rsp-0x4]\n"
               "mov [target], rcx\n"
               "mov dword ptr [branch], 0x20010020\n"
+              "rorx ecx, ecx, 0x2\n"
               "movzx ecx, cx\n"
               "jmp [rcx*8+0x10100000]\n");
     EXPECT_EQ(branch(GUEST32("jmp eax")),
               "mov [slot1], rcx\n"
               "mov [target], rax\n"
               "mov dword ptr [branch], 0x2001000E\n"
-              "movzx ecx, ax\n"
+              "rorx ecx, eax, 0x2\n"
+              "movzx ecx, cx\n"
               "jmp [rcx*8+0x10100000]\n");
 }
 

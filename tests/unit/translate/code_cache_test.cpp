@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "base/address.h"
+#include "engine/translate/emit/code.h"
 #include "engine/translate/layout.h"
 
 namespace doppel::engine::translate {
@@ -34,7 +35,7 @@ protected:
                     sizeof displacement);
         return block.host + exit.patch + 4 + static_cast<std::uint64_t>(std::int64_t{displacement});
     }
-    void link(Block& from, Block& to) { cache_.link({&from, &from.exits.front()}, to); }
+    void link(Block& from, Block& to) { cache_.link({&from, &from.exits.front()}, to, 0); }
     void fill_until_emptied(std::uint64_t regions)
     {
         for (std::uint64_t i = 0; cache_.counters().emptied_regions < regions; ++i) {
@@ -63,10 +64,13 @@ TEST_F(CodeCacheTest, FindsByPlaceAddressAndMode)
     other.vector = true;
     EXPECT_EQ(cache_.find(0x1000, kernel_, other), nullptr);
     EXPECT_EQ(cache_.block_at(block.host), &block);
-    EXPECT_EQ(cache_.block_at(block.host + block.size - 1), &block);
+    EXPECT_EQ(cache_.block_at(block.host + block.hot_size - 1), &block);
+    EXPECT_EQ(cache_.block_at(block.host + block.hot_size), nullptr);
+    EXPECT_EQ(cache_.block_at(block.host + block.exits.front().stub), &block);
+    EXPECT_EQ(cache_.block_at(block.host + block.cold + block.cold_size - 1), &block);
     EXPECT_EQ(cache_.block_at(supervisor_code - 1), nullptr);
-    EXPECT_EQ(cache_.site(block.first_site).block, &block);
-    EXPECT_EQ(cache_.site(block.first_site + 1).block, nullptr);
+    EXPECT_EQ(cache_.site(block.first.site).block, &block);
+    EXPECT_EQ(cache_.site(block.first.site + 1).block, nullptr);
     EXPECT_EQ(cache_.site(~0u).block, nullptr);
 }
 
@@ -88,17 +92,17 @@ TEST_F(CodeCacheTest, AJumpLeadsToItsBlockUntilThatIsDropped)
 
 TEST_F(CodeCacheTest, EntriesLeaveTheTableWithTheirBlocks)
 {
-    cache_.add_targets(targets_.data());
+    const auto space = cache_.add_space(targets_.data());
     Block& block = add(kernel_ + 0x40, 0x1040);
-    const std::size_t slot = 0x40;
+    const std::size_t slot = first_index(kernel_ + 0x40);
     const std::uint64_t miss = targets_[slot];
-    cache_.enter_target(targets_.data(), block);
+    cache_.enter_target(space, block);
     EXPECT_NE(targets_[slot], miss);
-    cache_.clear_targets(targets_.data(), kernel_ + 0x1000);
+    cache_.clear_targets(space, kernel_ + 0x1000);
     EXPECT_NE(targets_[slot], miss);
-    cache_.clear_targets(targets_.data(), kernel_);
+    cache_.clear_targets(space, kernel_);
     EXPECT_EQ(targets_[slot], miss);
-    cache_.enter_target(targets_.data(), block);
+    cache_.enter_target(space, block);
     EXPECT_NE(targets_[slot], miss);
     cache_.drop_page(0x1000);
     EXPECT_EQ(targets_[slot], miss);
@@ -127,23 +131,25 @@ TEST_F(CodeCacheTest, ABlockInTwoPagesGoesWithEither)
 
 TEST_F(CodeCacheTest, AFullCacheGivesUpItsOldestBlocks)
 {
-    cache_.add_targets(targets_.data());
+    const auto space = cache_.add_space(targets_.data());
     Block& oldest = add(kernel_ + 0x40, 0x1040);
-    const std::uint64_t miss = targets_[0x50];
-    cache_.enter_target(targets_.data(), oldest);
+    const std::uint64_t miss = targets_[first_index(kernel_ + 0x50)];
+    cache_.enter_target(space, oldest);
     // One that stays and jumps to it, in the region filled last.
-    while (cache_.block_at(supervisor_code + cache_size - cache_size / CodeCache::regions / 2) == nullptr) {
+    constexpr std::uint64_t region = cache_size / CodeCache::regions;
+    constexpr std::uint64_t late = supervisor_code + cache_size - region * 3 / 4;
+    while (cache_.block_at(late) == nullptr) {
         const std::uint64_t i = cache_.counters().blocks;
         Block& block = add(kernel_ + 0x100000 + 16 * i, 0x200000 + 16 * i);
-        if (block.host < supervisor_code + cache_size - cache_size / CodeCache::regions) continue;
+        if (block.host < supervisor_code + cache_size - region) continue;
         link(block, oldest);
         ASSERT_EQ(destination(block), oldest.host);
     }
-    Block* const last = cache_.block_at(supervisor_code + cache_size - cache_size / CodeCache::regions / 2);
+    Block* const last = cache_.block_at(late);
     const std::uint64_t stub = last->host + last->exits.front().stub;
     fill_until_emptied(1);
     EXPECT_EQ(cache_.find(0x1040, kernel_ + 0x40, {}), nullptr);
-    EXPECT_EQ(targets_[0x40], miss);
+    EXPECT_EQ(targets_[first_index(kernel_ + 0x40)], miss);
     EXPECT_EQ(destination(*last), stub);
     EXPECT_TRUE(oldest.dropped);  // still there for a caller who holds it
 }
@@ -151,21 +157,21 @@ TEST_F(CodeCacheTest, AFullCacheGivesUpItsOldestBlocks)
 // Making room for an entry may drop the very block that it is for.
 TEST_F(CodeCacheTest, AnEntryForABlockThatItsOwnRoomCosts)
 {
-    cache_.add_targets(targets_.data());
-    const std::uint64_t miss = targets_[0x40];
+    const auto space = cache_.add_space(targets_.data());
+    const std::uint64_t miss = targets_[first_index(kernel_ + 0x40)];
     Block& oldest = add(kernel_ + 0x40, 0x1040);
     std::vector<Block*> others;
     for (std::uint64_t i = 0; cache_.counters().emptied_regions == 0; ++i) {
         // Entries take what is left of a region when a block no longer fits.
         others.push_back(&add(kernel_ + 0x100000 + 16 * i, 0x200000 + 16 * i));
-        if (others.back()->host > supervisor_code + cache_size - 40 * 1024) break;
+        if (others.back()->host > supervisor_code + cache_size - 88 * 1024) break;
     }
     for (Block* other : others) {
         if (cache_.counters().emptied_regions != 0) break;
-        cache_.enter_target(targets_.data(), *other);
+        cache_.enter_target(space, *other);
     }
-    cache_.enter_target(targets_.data(), oldest);
-    EXPECT_EQ(oldest.dropped, targets_[0x40] == miss);
+    cache_.enter_target(space, oldest);
+    EXPECT_EQ(oldest.dropped, targets_[first_index(kernel_ + 0x40)] == miss);
 }
 
 // An indirect branch of user code, in a cache of its own.
@@ -190,7 +196,7 @@ protected:
     }
     bool learn(Block& from, Block& to, std::size_t exit = 0)
     {
-        return cache_.learn({&from, &from.exits[exit]}, to);
+        return cache_.learn({&from, &from.exits[exit]}, to, space_);
     }
 
     static constexpr std::uint64_t page_ = 0x401000;
@@ -200,6 +206,9 @@ protected:
     CodeCache cache_{{.user = true, .address = user_code, .write = memory_.data(),
                       .size = cache_size, .common_exit = user_common_exit},
                      cpuid_};
+    std::vector<std::uint64_t> targets_ = std::vector<std::uint64_t>(target_table_size / 8);
+    std::vector<std::uint64_t> links_ = std::vector<std::uint64_t>(link_count);
+    const CodeCache::Space space_ = cache_.add_space(targets_.data(), links_.data());
 };
 
 TEST_F(LearningTest, TwoTargetsThenTheTable)
@@ -236,15 +245,24 @@ TEST_F(LearningTest, ADroppedTargetIsLeftByTheStub)
     EXPECT_EQ(again.exits[1].kind, ExitKind::indirect);
 }
 
-TEST_F(LearningTest, OnlyTheSamePageInTheSamePlace)
+TEST_F(LearningTest, OneInAnotherPageIsTheSpacesOwn)
 {
     for (const bool other_address : {true, false}) {
         Block& from = add(other_address ? 0x100 : 0x180);
         Block& to = other_address ? add(0x1300) : add(0x300, 0x9000);
-        EXPECT_FALSE(learn(from, to));
-        EXPECT_EQ(from.exits[1].kind, ExitKind::indirect);
-        EXPECT_TRUE(to.incoming.empty());
+        EXPECT_TRUE(learn(from, to));
+        EXPECT_TRUE(from.exits[1].far);
+        EXPECT_EQ(links_[from.first.cell + from.exits[1].cell], to.host);
     }
+}
+
+TEST_F(LearningTest, NotOneThatIsTooFarAway)
+{
+    Block& from = add(0x100);
+    Block& to = add(0x80001000);
+    EXPECT_FALSE(learn(from, to));
+    EXPECT_EQ(from.exits[1].kind, ExitKind::indirect);
+    EXPECT_TRUE(to.incoming.empty());
 }
 
 }  // namespace

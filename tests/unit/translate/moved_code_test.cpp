@@ -8,6 +8,7 @@
 #include "base/address.h"
 #include "engine/translate/block/translation.h"
 #include "engine/translate/cache/code_cache.h"
+#include "engine/translate/emit/code.h"
 #include "engine/translate/layout.h"
 
 extern "C" char __executable_start, etext;  // the linker's
@@ -26,18 +27,17 @@ Mode user_mode(bool gs_free)
 }
 
 struct Made {
-    std::vector<std::uint8_t> code = std::vector<std::uint8_t>(32 * 1024);
+    std::vector<std::uint8_t> code = std::vector<std::uint8_t>(96 * 1024);
     Translation translation;
 };
 
 Made make(std::span<const std::uint8_t> bytes, std::uint64_t rip, Mode mode, std::uint64_t host,
-          std::uint32_t site)
+          std::uint32_t cold, Numbers first)
 {
     Made made;
     const Source source{rip, bytes, bytes.size(), mode};
-    EXPECT_TRUE(translate(source, cpuid, {made.code.data(), host, made.code.size()}, site,
+    EXPECT_TRUE(translate(source, cpuid, {made.code.data(), host, 32 * 1024, cold, 32 * 1024}, first,
                           user_common_exit, made.translation));
-    made.code.resize(made.translation.size);
     return made;
 }
 
@@ -45,20 +45,31 @@ Made make(std::span<const std::uint8_t> bytes, std::uint64_t rip, Mode mode, std
 bool check(std::span<const std::uint8_t> bytes, std::uint64_t offset, Mode mode)
 {
     constexpr std::uint64_t host = user_code + 0x1000, other_host = user_code + 0x345640;
-    constexpr std::uint32_t site = 100, other_site = 0x03000123;
+    constexpr Numbers first{100, 1000}, other_first{0x03000123, 77};
+    constexpr std::uint32_t cold = 32 * 1024, other_cold = 36 * 1024;
     const std::uint64_t rip = (mode.code32 ? 0x56555000 : 0x7f1234567000) + offset;
     const std::uint64_t other_rip = (mode.code32 ? 0xf7d12000 : 0x5586abcde000) + offset;
-    Made made = make(bytes, rip, mode, host, site);
-    const Made expected = make(bytes, other_rip, mode, other_host, other_site);
+    Made made = make(bytes, rip, mode, host, cold, first);
+    const Made expected = make(bytes, other_rip, mode, other_host, other_cold, other_first);
     EXPECT_EQ(made.translation.movable, expected.translation.movable);
     if (!made.translation.movable) return false;
-    move(made.translation.relocations, {rip, other_rip, host, other_host, site, other_site},
-         made.code.data());
-    EXPECT_EQ(made.code, expected.code) << "at offset " << offset;
+    std::memmove(made.code.data() + other_cold, made.code.data() + cold, 32 * 1024);
+    std::memset(made.code.data() + cold, 0, other_cold - cold);
+    move(made.translation.relocations,
+         {rip, other_rip, host, other_host, cold, other_cold, first, other_first}, made.code.data());
+    const auto part = [&](const Made& of, std::uint32_t from, std::uint32_t size) {
+        return std::vector<std::uint8_t>(of.code.begin() + from, of.code.begin() + from + size);
+    };
+    const std::uint32_t hot_size = expected.translation.hot_size;
+    const std::uint32_t cold_size = expected.translation.size - hot_size;
+    EXPECT_EQ(part(made, 0, hot_size), part(expected, 0, hot_size)) << "at offset " << offset;
+    EXPECT_EQ(part(made, other_cold, cold_size), part(expected, other_cold, cold_size)) << "at offset " << offset;
     const auto& exits = made.translation.exits;
     EXPECT_EQ(exits.size(), expected.translation.exits.size());
     for (std::size_t i = 0; i < exits.size(); ++i) {
-        EXPECT_EQ(exits[i].stub, expected.translation.exits[i].stub);
+        const std::uint32_t apart = exits[i].stub >= cold ? other_cold - cold : 0;
+        EXPECT_EQ(exits[i].stub + apart, expected.translation.exits[i].stub);
+        EXPECT_EQ(exits[i].cell, expected.translation.exits[i].cell);
         EXPECT_EQ(exits[i].patch, expected.translation.exits[i].patch);
         EXPECT_EQ(exits[i].compare, expected.translation.exits[i].compare);
     }
@@ -112,6 +123,7 @@ protected:
     const Mode mode_ = user_mode(true);
     std::vector<std::uint8_t> memory_ = std::vector<std::uint8_t>(cache_size);
     std::vector<std::uint64_t> targets_ = std::vector<std::uint64_t>(target_table_size / 8);
+    std::vector<std::uint64_t> links_ = std::vector<std::uint64_t>(link_count);
     CodeCache cache_{{.user = true, .address = user_code, .write = memory_.data(),
                       .size = cache_size, .common_exit = user_common_exit},
                      cpuid};
@@ -126,17 +138,17 @@ TEST_F(MovedBlocks, AllOfAPageComeAndLeadToWhereTheyAreNow)
     Block* const block = cache_.find(ram + 0x10, there + 0x10, mode_);
     ASSERT_NE(block, nullptr);
     EXPECT_EQ(block->exits.front().target, there + 0x35);
-    EXPECT_EQ(cache_.site(block->first_site).block, block);
+    EXPECT_EQ(cache_.site(block->first.site).block, block);
     EXPECT_EQ(cache_.block_at(block->host), block);
 
-    cache_.add_targets(targets_.data());
-    cache_.enter_page(targets_.data(), there, mode_, [](std::uint64_t page) {
+    const auto space = cache_.add_space(targets_.data(), links_.data());
+    cache_.show_page(space, there, ram, mode_, [](std::uint64_t page) {
         return page == there ? ram : Block::no_page;
     });
     Block* const other = cache_.find(ram + 0x100, there + 0x100, mode_);
     ASSERT_NE(other, nullptr);
     EXPECT_NE(other->entry, target.entry);
-    EXPECT_EQ(targets_[(there + 0x100) & (target_count - 1)], other->entry);
+    EXPECT_EQ(targets_[first_index(there + 0x100)], other->entry);
 
     // Once more there is nothing to do.
     EXPECT_TRUE(cache_.move_page(ram + 0x10, there, mode_).empty());
@@ -144,8 +156,8 @@ TEST_F(MovedBlocks, AllOfAPageComeAndLeadToWhereTheyAreNow)
     EXPECT_TRUE(other->dropped);
 }
 
-// An instruction that ends in the next page: which page that is only the table of targets knows.
-TEST_F(MovedBlocks, AJumpToThePagesEndAsksTheTable)
+// An instruction that ends in the next page: which page that is only a cell knows.
+TEST_F(MovedBlocks, AJumpToThePagesEndAsksACell)
 {
     constexpr std::uint8_t jumping[] = {0xeb, 0x00};                // to what is behind
     constexpr std::uint8_t crossing[] = {0xb8, 1, 0, 0, 0, 0xc3};  // mov eax, 1; its end is elsewhere
@@ -155,15 +167,15 @@ TEST_F(MovedBlocks, AJumpToThePagesEndAsksTheTable)
     Block& to = cache_.add({here + last, crossing, base::page_size - last, mode_}, ram + last,
                            second_page, false);
     ASSERT_EQ(to.second_page, second_page);
-    ASSERT_NE(to.through_table, 0u);
+    ASSERT_NE(to.by_cell, 0u);
     ASSERT_EQ(from.exits.front().target, to.rip);
     const Exit& exit = from.exits.front();
-    cache_.link({&from, &exit}, to);
+    cache_.link({&from, &exit}, to, 0);
     std::int32_t displacement = 0;
     std::memcpy(&displacement, memory_.data() + (from.host - user_code) + exit.patch,
                 sizeof displacement);
     EXPECT_EQ(from.host + exit.patch + 4 + static_cast<std::uint64_t>(std::int64_t{displacement}),
-              to.host + to.through_table);
+              to.host + to.by_cell);
     // Such a block stays where it is when its page is moved.
     EXPECT_EQ(cache_.move_page(ram + last - 2, there, mode_).size(), 1u);
 }

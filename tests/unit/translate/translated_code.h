@@ -46,7 +46,7 @@ inline std::uint64_t common_exit_address(const Mode& mode)
     return mode.user ? user_code : supervisor_code;
 }
 
-inline constexpr std::uint32_t first_site = 1000;
+inline constexpr std::uint32_t first_site = 1000, first_cell = 500;
 
 struct Translated {
     Translation translation;
@@ -59,7 +59,7 @@ struct Translated {
         : code(capacity), address(code_address(mode))
     {
         done = translate({rip, guest, guest.size(), mode, devices}, host_policy(),
-                         {code.data(), address, capacity}, first_site, common_exit_address(mode), translation);
+                         {code.data(), address, capacity}, {first_site, first_cell}, common_exit_address(mode), translation);
     }
 };
 

@@ -169,6 +169,7 @@ Machine::Machine(bool user) : user_(user), code_(user ? user_code : supervisor_c
     context_ = reinterpret_cast<ExecContext*>(map(context, 4096));
     std::uint8_t* code = map(code_, code_size);
     map(user ? user_targets : supervisor_targets, target_table_size);
+    if (user) map(user_links, (first_cell + 1000) * 8);
 
     // Common exit: mov [gpr[RAX]], rax, then away.
     const auto leave = user ? &translated_leave_user : &translated_leave_supervisor;
@@ -216,7 +217,7 @@ std::uint8_t* Machine::code_bytes(std::uint32_t offset) const
 void Machine::set_target(std::uint64_t rip, std::uint64_t host)
 {
     auto* targets = reinterpret_cast<std::uint64_t*>(user_ ? user_targets : supervisor_targets);
-    targets[rip & (target_count - 1)] = host;
+    targets[first_index(rip)] = host;
 }
 
 void Machine::set_second_target(std::uint64_t rip, std::uint64_t host)
@@ -231,7 +232,11 @@ std::uint64_t Machine::place(std::span<const std::uint8_t> guest, std::uint64_t 
                              Translation& translation, std::uint32_t offset)
 {
     EXPECT_TRUE(translate({rip, guest, guest.size(), mode}, host_policy(), {code_bytes(offset), code_ + offset, 16384},
-                          first_site, code_, translation));
+                          {first_site, first_cell}, code_, translation));
+    for (const Exit& exit : translation.exits) {
+        if (exit.cell == Exit::no_cell) continue;
+        *reinterpret_cast<std::uint64_t*>(link_address(first_cell + exit.cell)) = code_ + offset + exit.stub;
+    }
     return code_ + offset;
 }
 

@@ -63,7 +63,7 @@ TEST(TranslationFuzz, Rate)
     const auto begin = std::chrono::steady_clock::now();
     for (unsigned i = 0; i < 3000; ++i) {
         ASSERT_TRUE(translate({0xffffffff81000000, guest, guest.size(), supervisor_mode}, host_policy(),
-                              {code.data(), code_address(supervisor_mode), code.size()}, first_site,
+                              {code.data(), code_address(supervisor_mode), code.size()}, {first_site, 0},
                               common_exit_address(supervisor_mode), translation));
         count += translation.count;
     }

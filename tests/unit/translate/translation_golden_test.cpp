@@ -165,18 +165,21 @@ TEST(TranslationGolden, SupervisorBranches)
                                                         "push 0xFFFFFFFF81000003\n"
                                                         "mov [target], rcx\n"
                                                         "mov dword ptr [branch], 0x20010018\n"
+                                                        "rorx ecx, ecx, 0x2\n"
                                                         "movzx ecx, cx\n"
                                                         "jmp [rcx*8+0x10100000]\n");
     EXPECT_EQ(kernel_branch(GUEST("jmp r11")), "mov [slot1], rcx\n"
                                                "mov [target], r11\n"
                                                "mov dword ptr [branch], 0x2001000E\n"
-                                               "movzx ecx, r11w\n"
+                                               "rorx ecx, r11d, 0x2\n"
+                                               "movzx ecx, cx\n"
                                                "jmp [rcx*8+0x10100000]\n");
     EXPECT_EQ(kernel_branch(GUEST("ret 16")), "mov [slot1], rcx\n"
                                               "pop rcx\n"
                                               "lea rsp, [rsp+0x10]\n"
                                               "mov [target], rcx\n"
                                               "mov dword ptr [branch], 0x20010014\n"
+                                              "rorx ecx, ecx, 0x2\n"
                                               "movzx ecx, cx\n"
                                               "jmp [rcx*8+0x10100000]\n");
     EXPECT_EQ(kernel_branch(GUEST("loop .-10")), "loop 0x20010007\njmp 0x2001000C\njmp 0x2001001B\n");
@@ -203,16 +206,14 @@ TEST(TranslationGolden, BranchesAcrossTheEndOfAHalfAreLeftAlone)
 TEST(TranslationGolden, UserBranches)
 {
     EXPECT_EQ(program_branch(GUEST("jmp .+0x10")), "jmp 0x70010010005\n");
-    EXPECT_EQ(program_branch(GUEST("jmp .+0x101234")), "mov [slot1], rcx\n"
-                                                       "mov rcx, 0x555555655234\n"
-                                                       "mov [target], rcx\n"
-                                                       "jmp [0x700012291A0]\n");
+    EXPECT_EQ(program_branch(GUEST("jmp .+0x101234")), "jmp [0x70004000FA0]\n");
     EXPECT_EQ(program_branch(GUEST("call [rip+0x1000]")), "mov [slot1], rcx\n"
                                                           "mov rcx, 0x555555555006\n"
                                                           "mov rcx, [rcx]\n"
-                                                          "push [0x70010010049]\n"
+                                                          "push [0x7001001004F]\n"
                                                           "mov [target], rcx\n"
                                                           "mov dword ptr [branch], 0x10010021\n"
+                                                          "rorx ecx, ecx, 0x2\n"
                                                           "movzx ecx, cx\n"
                                                           "mov [slot0], rax\n"
                                                           "lea rax, [0x70001200000]\n"
@@ -232,12 +233,14 @@ TEST(TranslationGolden, IndirectBranchesCompareWithWhatTheyLearned)
                                                              "lea rcx, [rcx-0x1]\n"
                                                              "jrcxz 0x7001001002F\n"
                                                              "lea rcx, [rcx-0x1]\n"
-                                                             "jrcxz 0x7001001003D\n"
-                                                             "jmp 0x70010010069\n"
+                                                             "jrcxz 0x7001001003E\n"
+                                                             "jmp 0x7001001006B\n"
                                                              "mov rcx, gs:[0xFFFFFFFFFFE00098]\n"
-                                                             "jmp 0x7001001004B\n"
+                                                             "jmp 0x7001001004D\n"
+                                                             "nop\n"
                                                              "mov rcx, gs:[0xFFFFFFFFFFE00098]\n"
-                                                             "jmp 0x7001001005A\n");
+                                                             "jmp 0x7001001005C\n"
+                                                             "nop\n");
     const Translated far{GUEST("jmp rax"), program_rip, mode};
     EXPECT_EQ(disassemble(far.code, far.address, far.translation.exits[0].compare,
                           far.translation.exits[1].compare + 4),
@@ -249,7 +252,7 @@ TEST(TranslationGolden, IndirectBranchesCompareWithWhatTheyLearned)
     std::vector<std::uint8_t> code(100);
     const auto size = emit_table_jump({code.data(), user_code, code.size()});
     EXPECT_EQ(disassemble(code, user_code, 0, size),
-              "mov dword ptr [branch], 0x10000000\nmovzx ecx, cx\njmp gs:[rcx*8]\n");
+              "mov dword ptr [branch], 0x10000000\nrorx ecx, ecx, 0x2\nmovzx ecx, cx\njmp gs:[rcx*8]\n");
     EXPECT_EQ(emit_table_jump({code.data(), user_code, 10}), 0u);
 }
 

@@ -31,7 +31,7 @@ protected:
         block_.guest_bytes = static_cast<std::uint32_t>(bytes.size());
         block_.guest_count = instructions;
         block_.host = 0x1000;
-        block_.size = 0x100;
+        block_.hot_size = 0x100;
         block_.mode.vector = true;
         start();
         static_cast<void>(lock_step_.prepare(block_));

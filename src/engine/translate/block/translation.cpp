@@ -54,10 +54,7 @@ void decode_block(const Source& source, const x86::CpuidPolicy& cpuid, Decoded& 
             block.follows = Follows::undecodable;
             return;
         }
-        if (source.mode.user && block.count != 0 && at + instruction.length > own) {
-            block.follows = Follows::crossing;
-            return;
-        }
+        if (source.mode.user && block.count != 0 && at + instruction.length > own) return;
         if (is_device(source, at)) instruction.kind = Kind::device;
         instruction.offset = static_cast<std::uint16_t>(at);
         at += instruction.length;
@@ -77,11 +74,11 @@ void decode_block(const Source& source, const x86::CpuidPolicy& cpuid, Decoded& 
 }  // namespace
 
 bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSpace& space,
-               std::uint32_t first_site, std::uint64_t common_exit, Translation& result)
+               Numbers first, std::uint64_t common_exit, Translation& result)
 {
-    result.size = result.hot_size = result.guest_bytes = result.count = 0;
+    result.size = result.hot_size = result.cold = result.guest_bytes = result.count = 0;
     result.branch_rsp = 0;
-    result.through_table = 0;
+    result.cells = result.by_cell = 0;
     result.points.clear();
     result.displaced.clear();
     result.exits.clear();
@@ -92,7 +89,7 @@ bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSp
     Code code{space, source.mode.user};
     const bool own = source.mode.user && !source.mode.privileged;
     if (own && place_for_move(source.rip, source.mode)) code.record_relocations(&result.relocations);
-    Lowering lowering{source, code, first_site, common_exit, result};
+    Lowering lowering{source, code, first, common_exit, result};
     const bool done =
         lowering.run(std::span{block.instructions}.first(block.count), block.follows);
     result.movable = done && code.recorded();
@@ -114,34 +111,30 @@ bool place_for_move(std::uint64_t rip, Mode mode)
 void move(std::span<const Relocation> relocations, const Move& how, std::uint8_t* code)
 {
     const std::uint64_t guest = how.to_rip - how.from_rip;
-    const auto host = static_cast<std::uint32_t>(how.to_host - how.from_host);
+    const auto all = static_cast<std::uint32_t>(how.to_host - how.from_host);
+    const std::uint32_t apart = how.to_cold - how.from_cold;
     const auto [page_low, page_high] = page_constants(how.to_rip);
-    std::uint64_t target = 0;  // before the move
     for (const Relocation& each : relocations) {
-        std::uint8_t* const at = code + each.offset;
+        const bool cold = each.offset >= how.from_cold;
+        const std::uint32_t host = cold ? all + apart : all;
+        std::uint8_t* const at = code + (cold ? each.offset + apart : each.offset);
         if (each.kind == Relocation::Kind::guest) {
-            std::memcpy(&target, at, sizeof target);
-            const std::uint64_t moved = target + guest;
-            std::memcpy(at, &moved, sizeof moved);
+            std::uint64_t address;
+            std::memcpy(&address, at, sizeof address);
+            address += guest;
+            std::memcpy(at, &address, sizeof address);
             continue;
         }
         std::uint32_t value;
         std::memcpy(&value, at, sizeof value);
         switch (each.kind) {
         case Relocation::Kind::guest: break;
-        case Relocation::Kind::guest32:
-            target = value;
-            value += static_cast<std::uint32_t>(guest);
-            break;
+        case Relocation::Kind::guest32: value += static_cast<std::uint32_t>(guest); break;
         case Relocation::Kind::fixed: value -= host; break;
         case Relocation::Kind::here: value += host; break;
-        case Relocation::Kind::site: value += how.to_site - how.from_site; break;
-        case Relocation::Kind::target: {
-            constexpr std::uint64_t mask = target_count - 1;
-            const auto entries = static_cast<std::uint32_t>(((target + guest) & mask) - (target & mask));
-            value += entries * 8 - host;
-            break;
-        }
+        case Relocation::Kind::site: value += how.to.site - how.from.site; break;
+        case Relocation::Kind::cold: value += apart; break;
+        case Relocation::Kind::cell: value += (how.to.cell - how.from.cell) * 8 - host; break;
         case Relocation::Kind::page_low: value = static_cast<std::uint32_t>(page_low); break;
         case Relocation::Kind::page_high: value = static_cast<std::uint32_t>(page_high); break;
         }

@@ -61,11 +61,14 @@ struct Source {
     std::span<const std::uint16_t> devices{};
 };
 
-// Where the code goes: `write` is the writable alias of host address `address`.
+// Where the code goes: `write` is the writable alias of host address `address`. What is seldom run lies
+// at offset `cold`, or right behind the rest.
 struct CodeSpace {
     std::uint8_t* write = nullptr;
     std::uint64_t address = 0;
     std::size_t capacity = 0;
+    std::uint32_t cold = 0;
+    std::uint32_t cold_capacity = 0;
 };
 
 enum class ExitKind : std::uint8_t {
@@ -82,20 +85,28 @@ enum class ExitKind : std::uint8_t {
 };
 inline constexpr unsigned exit_kinds = 10;
 
-// One way out of a block. Jumps of user code to other pages are none: they go through the
-// table of targets, as indirect branches do, since another page may be mapped otherwise later.
+// One way out of a block. Each has a stub, which stores the site's number to ExecContext::exit and
+// jumps to the common exit. What leads there until the exit is linked:
 //
-// The jump that leads to an exit is a `jmp rel32` or `jcc rel32` whose displacement lies at
-// `patch` (offset in the code): at first it leads to the exit's own stub, which stores the
-// site's number to ExecContext::exit and jumps to the common exit.
+// `patch`  a `jmp rel32` or `jcc rel32` whose displacement lies at this offset of the code. All address
+//          spaces that share the code jump to the same block then.
+// `cell`   a `jmp [cell]`. Jumps of user code to other pages: each address space has a table of
+//          such cells (layout.h), since it may have mapped the other page otherwise, or not at all.
 struct Exit {
+    static constexpr std::uint32_t no_cell = ~std::uint32_t{0};
+
     ExitKind kind = ExitKind::interpret;
     Mode mode;                        // of the target
     std::uint64_t target = 0;         // guest RIP
-    std::uint32_t patch = 0;          // direct: offset of the rel32; 0: not linkable
+    std::uint32_t patch = 0;          // direct: offset of the rel32; 0: it has none
     std::uint32_t stub = 0;           // offset of the stub
     // Of an indirect branch's exits, see below: where the displacement of its comparison lies.
     std::uint32_t compare = 0;
+    std::uint32_t cell = no_cell;     // number among the block's
+    bool far = false;                 // learned, and jumps by the cell
+
+    [[nodiscard]] bool by_cell() const { return far || (patch == 0 && cell != no_cell); }
+    [[nodiscard]] bool linkable() const { return patch != 0 || cell != no_cell; }
 };
 
 // An indirect branch of user code compares its target with those it has learned, flags left
@@ -107,9 +118,10 @@ struct Exit {
 //             else leave by the exit `indirect`, so that one more is learned
 //
 // Its exits follow one another: `indirect`, whose `compare` is that address, then one for each
-// target, `indirect` too until it is learned and `direct` from then on. Only targets in the
-// page of the block are learned, as for direct jumps. When it meets another one, the table of
-// targets takes its place: emit_table_jump(), no longer than the comparisons.
+// target, `indirect` too until it is learned and `direct` from then on. Each has a `patch` and a cell:
+// where the target is in another page, emit_cell_jump() takes the place of the jump. When the branch
+// meets a third target, or one 2 GiB off, the table of targets takes over: emit_table_jump(), no
+// longer than the comparisons.
 inline constexpr unsigned learned_targets = 2;
 
 // Guest registers whose true value is elsewhere while the host is in [from, to) of the code.
@@ -148,17 +160,19 @@ struct Relocation {
         site,       // number of an exit
         guest,      // 64 bits: a guest address that moves with the block
         guest32,    // 32 bits: the same, of 32-bit code
-        target,     // rel32 to the entry, in the table of targets, of the guest address before it
+        cell,       // rel32 to one of the block's cells
+        cold,       // rel32 to its cold part
         page_low,   // constants that subtract the guest page's address, see subtract_page()
         page_high,
     };
-    std::uint16_t offset;
+    std::uint32_t offset;
     Kind kind;
 };
 
 struct Translation {
     std::uint32_t size = 0;         // bytes of host code, cold part included
     std::uint32_t hot_size = 0;     // without the stubs
+    std::uint32_t cold = 0;         // offset of those
     // Of the guest code translated, that of an exit's own instruction (interpret, syscall, ...)
     // included; 0: nothing could be, see below.
     std::uint32_t guest_bytes = 0;
@@ -170,22 +184,29 @@ struct Translation {
     std::vector<Point> points;
     std::vector<Displaced> displaced;
     std::vector<Exit> exits;
-    // User code that goes on in the next page: offset of a jump to the block through the table of
-    // targets. That is where others' direct jumps lead, since only the table knows whether the
-    // address space at hand has these two pages. Else 0.
-    std::uint32_t through_table = 0;
+    std::uint32_t cells = 0;        // that the exits have
+    // User code that goes on in the next page: offset of a jump to the block by a cell. That is where
+    // direct jumps of its own page lead, since only the cell knows whether the address space at
+    // hand has these two pages. Else 0.
+    std::uint32_t by_cell = 0;
     bool movable = false;
-    std::vector<Relocation> relocations;  // of a movable one; ascending
+    std::vector<Relocation> relocations;  // of a movable one
 };
 
-// The exits' numbers are first_site, first_site + 1, ... in the order of Translation::exits.
+// Where a block's exits and cells begin.
+struct Numbers {
+    std::uint32_t site = 0;
+    std::uint32_t cell = 0;
+};
+
+// The exits' numbers are first.site, first.site + 1, ... in the order of Translation::exits.
 // False: the code does not fit `space` (nothing is to be used). A block always makes progress:
 // when its first instruction cannot be translated, the whole block is one `interpret` exit;
 // guest_bytes is then that instruction's length, or 0 when it could not be decoded or does not
 // fit `bytes`.
 //   common_exit: host address of the common exit (layout.h's code cache is within reach).
 bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSpace& space,
-               std::uint32_t first_site, std::uint64_t common_exit, Translation& result);
+               Numbers first, std::uint64_t common_exit, Translation& result);
 
 // The same guest code at another address, page offset and mode unchanged: its translation is that of
 // the one before, moved. A library is at another address in each process that has address
@@ -193,12 +214,13 @@ bool translate(const Source& source, const x86::CpuidPolicy& cpuid, const CodeSp
 struct Move {
     std::uint64_t from_rip = 0, to_rip = 0;
     std::uint64_t from_host = 0, to_host = 0;
-    std::uint32_t from_site = 0, to_site = 0;  // first exit
+    std::uint32_t from_cold = 0, to_cold = 0;  // offsets of the cold part
+    Numbers from, to;
 };
 // Whether code at `rip`, if movable, may go there or come from there: constants that have the same
 // form everywhere.
 bool place_for_move(std::uint64_t rip, Mode mode);
-// `code`: a copy of the block's, at where it is written.
+// `code`: a copy of the block's, at where it is written, the cold part at its offset.
 void move(std::span<const Relocation> relocations, const Move& how, std::uint8_t* code);
 
 // Code that an indirect branch's target entry leads to: compares the guest RIP in
@@ -207,11 +229,13 @@ void move(std::span<const Relocation> relocations, const Move& how, std::uint8_t
 // does not fit.
 //
 //   indirect branch:  slot[1] = rcx; ctx.target = guest target; ctx.branch = where this is;
-//                     ecx = target & 0xffff; jmp [targets + rcx * 8]
+//                     ecx = first_index(target); jmp [targets + rcx * 8]
 std::uint32_t emit_entry(const CodeSpace& space, bool user, std::uint64_t rip, std::uint64_t body,
                          std::uint64_t miss);
 // At `compare` of a branch that learns no more. Returns the size, or 0 when it does not fit.
 std::uint32_t emit_table_jump(const CodeSpace& space);
+// In place of a learned exit's `jmp rel32`, which has room for it.
+void emit_cell_jump(const CodeSpace& space, std::uint32_t cell);
 // The `miss` of the above, and what empty table entries lead to: goes where the second table
 // says, or exits with exit_no_target. Registers and flags are the guest's either way.
 std::uint32_t emit_miss(const CodeSpace& space, bool user, std::uint64_t common_exit);

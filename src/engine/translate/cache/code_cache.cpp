@@ -14,33 +14,36 @@ namespace doppel::engine::translate {
 namespace {
 
 // What a block may need at most: 64 instructions, each with its exit.
-constexpr std::uint64_t block_max = 32 * 1024;
+constexpr std::uint64_t block_max = 24 * 1024, cold_max = 8 * 1024;
 constexpr std::uint64_t entry_max = 96;
 // A cache line of the host: with 16 the same block cost up to a sixth more, by where it came to lie.
-constexpr std::uint64_t code_align = 64;
+constexpr std::uint64_t code_align = 16;
+// Of a region, so much is for what is run: as much as it takes of the bytes.
+constexpr std::uint64_t hot_share = 10, hot_share_of = 16;
 
 std::uint64_t page_of(std::uint64_t address) { return address & ~base::page_mask; }
 
-std::uint64_t& second_key(std::uint64_t* table, unsigned index)
+// `difference` is the constant of the comparison. RCX has 32 bits in 32-bit code.
+bool learnable(const Block& from, const Block& to, std::uint64_t difference)
 {
-    return table[second_keys / sizeof *table + index];
-}
-std::uint64_t& second_host(std::uint64_t* table, unsigned index)
-{
-    return table[second_hosts / sizeof *table + index];
+    const std::int64_t narrow = static_cast<std::int32_t>(difference);
+    return narrow == static_cast<std::int64_t>(difference) &&
+           (!from.mode.code32 || to.rip >= page_of(from.rip));
 }
 
 }  // namespace
 
 CodeCache::CodeCache(const Config& config, const x86::CpuidPolicy& cpuid)
-    : config_(config), cpuid_(cpuid)
+    : config_(config), cpuid_(cpuid), prepared_(config.size / large + 1)
 {
     write_head();
     const std::uint64_t each = (config.size - head_size_) / regions & ~(code_align - 1);
     for (unsigned i = 0; i < regions; ++i) {
         Region& region = regions_[i];
         region.begin = head_size_ + i * each;
-        region.size = each;
+        region.size = each / hot_share_of * hot_share & ~(code_align - 1);
+        region.cold_begin = region.begin + region.size;
+        region.cold_size = each - region.size;
     }
 }
 
@@ -51,47 +54,6 @@ void CodeCache::write_head()
     const std::uint32_t size = emit_miss(head, config_.user, config_.common_exit);
     ASSERT(size != 0);
     head_size_ = base::page_size;
-}
-
-void CodeCache::add_targets(std::uint64_t* table)
-{
-    tables_.push_back({table, {}, {}});
-    std::fill_n(table, target_count, miss());
-    static_assert(second_unused(1) == 0 && second_unused(target_count - 1) == 0);
-    second_key(table, 0) = second_unused(0);
-}
-
-CodeCache::Targets& CodeCache::targets(std::uint64_t* table)
-{
-    const auto found = std::find_if(tables_.begin(), tables_.end(),
-                                    [table](const Targets& each) { return each.table == table; });
-    ASSERT(found != tables_.end());
-    return *found;
-}
-
-void CodeCache::clear_targets(std::uint64_t* table)
-{
-    Targets& used = targets(table);
-    if (used.first.size() == target_count) {
-        std::fill_n(table, target_count, miss());
-    } else {
-        for (const std::uint32_t index : used.first) table[index] = miss();
-    }
-    used.first.clear();
-    for (const std::uint32_t index : used.second) second_key(table, index) = second_unused(index);
-    used.second.clear();
-}
-
-void CodeCache::clear_targets(std::uint64_t* table, std::uint64_t linear_page)
-{
-    // A table index is the low 16 bits of RIP: those of one page are neighbours.
-    std::fill_n(table + (linear_page & 0xf000), base::page_size, miss());
-    std::erase_if(targets(table).second, [&](std::uint32_t index) {
-        std::uint64_t& key = second_key(table, index);
-        if (page_of(0 - key) != linear_page) return false;
-        key = second_unused(index);
-        return true;
-    });
 }
 
 // ---- lookup ------------------------------------------------------------------------------------
@@ -119,20 +81,24 @@ Site CodeCache::site(std::uint32_t number) const
     const auto& sites = regions_[region].sites;
     if (index - first_exit_site >= sites.size()) return {};
     Block* block = sites[index - first_exit_site];
-    if (block == nullptr || number - block->first_site >= block->exits.size()) return {};
-    return {block, &block->exits[number - block->first_site]};
+    if (block == nullptr || number - block->first.site >= block->exits.size()) return {};
+    return {block, &block->exits[number - block->first.site]};
 }
 
 Block* CodeCache::block_at(std::uint64_t host) const
 {
     if (!contains(host)) return nullptr;
     for (const Region& region : regions_) {
-        if (host - config_.address - region.begin >= region.used) continue;
+        const std::uint64_t offset = host - config_.address;
+        const bool cold = offset - region.cold_begin < region.cold_used;
+        if (!cold && offset - region.begin >= region.used) continue;
         auto at = std::upper_bound(region.blocks.begin(), region.blocks.end(), host,
-                                   [](std::uint64_t value, const auto& block) { return value < block->host; });
+                                   [cold](std::uint64_t value, const auto& block) {
+                                       return value < block->host + (cold ? block->cold : 0);
+                                   });
         if (at == region.blocks.begin()) return nullptr;
         Block& block = **std::prev(at);
-        return host - block.host < block.size ? &block : nullptr;
+        return block.has(host) ? &block : nullptr;
     }
     return nullptr;
 }
@@ -147,17 +113,45 @@ void CodeCache::next_region()
 
 CodeSpace CodeCache::space(std::uint64_t need)
 {
-    if (regions_[current_].size - regions_[current_].used < need) next_region();
-    Region& region = regions_[current_];
+    const Region& current = regions_[current_];
+    if (current.size - current.used < need || current.cold_size - current.cold_used < cold_max) {
+        next_region();
+    }
+    const Region& region = regions_[current_];
     const std::uint64_t at = region.begin + region.used;
-    return {config_.write + at, config_.address + at, region.size - region.used};
+    const std::uint64_t cold = region.cold_begin + region.cold_used;
+    prepare(at, need);
+    return {config_.write + at, config_.address + at, region.size - region.used,
+            static_cast<std::uint32_t>(cold - at),
+            static_cast<std::uint32_t>(region.cold_size - region.cold_used)};
 }
 
-// For any block and its entry, and for its exits' numbers.
+void CodeCache::prepare(std::uint64_t begin, std::uint64_t size)
+{
+    if (config_.prepare == nullptr) return;
+    for (std::uint64_t at = begin / large; at <= (begin + size - 1) / large; ++at) {
+        if (prepared_[at]) continue;
+        prepared_[at] = true;
+        config_.prepare(config_.write + at * large);
+    }
+}
+
+// The same without its first bytes.
+CodeSpace CodeCache::behind(const CodeSpace& space, std::uint32_t bytes)
+{
+    return {space.write + bytes, space.address + bytes, space.capacity - bytes, space.cold - bytes,
+            space.cold_capacity};
+}
+
+// For any block and its entry, and for its exits' numbers and cells.
 CodeSpace CodeCache::space_for_block()
 {
     constexpr std::size_t exits_max = 1024;
-    if (regions_[current_].sites.size() + exits_max >= (1u << site_region_shift)) next_region();
+    const Region& region = regions_[current_];
+    if (region.sites.size() + exits_max >= (1u << site_region_shift) ||
+        region.cells + exits_max >= region_cells) {
+        next_region();
+    }
     return space(block_max + entry_max);
 }
 
@@ -165,15 +159,15 @@ Block& CodeCache::add(const Source& source, std::uint64_t ram_offset, std::uint6
                       bool target)
 {
     CodeSpace where = space_for_block();
-    const std::uint32_t first_site = next_site();
+    const Numbers first = next_numbers();
     std::uint32_t entry_size = 0;
     if (target) {
         entry_size = emit_entry(where, config_.user, source.rip, 0, miss());
         ASSERT(entry_size != 0);
-        where = {where.write + entry_size, where.address + entry_size, where.capacity - entry_size};
+        where = behind(where, entry_size);
     }
-    const bool fits = translate(source, cpuid_, where, first_site, config_.common_exit, scratch_);
-    ASSERT(fits && scratch_.size <= where.capacity);
+    const bool fits = translate(source, cpuid_, where, first, config_.common_exit, scratch_);
+    ASSERT(fits);
 
     auto owned = std::make_unique<Block>();
     Block& block = *owned;
@@ -184,12 +178,15 @@ Block& CodeCache::add(const Source& source, std::uint64_t ram_offset, std::uint6
     block.guest_count = static_cast<std::uint16_t>(scratch_.count);
     block.mode = source.mode;
     block.host = where.address;
-    block.size = scratch_.size;
-    block.first_site = first_site;
+    block.hot_size = scratch_.hot_size;
+    block.cold = scratch_.cold;
+    block.cold_size = scratch_.size - scratch_.hot_size;
+    block.first = first;
     block.points = scratch_.points;
     block.displaced = scratch_.displaced;
     block.exits = scratch_.exits;
-    block.through_table = scratch_.through_table;
+    block.cells.resize(scratch_.cells);
+    block.by_cell = scratch_.by_cell;
     block.movable = scratch_.movable;
     block.relocations = scratch_.relocations;
     if (block.guest_bytes > source.own_bytes) block.second_page = second_page;
@@ -204,24 +201,33 @@ Block& CodeCache::keep(std::unique_ptr<Block> owned, std::uint32_t entry_size)
     Region& region = regions_[current_];
     Block& block = *owned;
     region.sites.insert(region.sites.end(), block.exits.size(), &block);
+    region.cells += static_cast<std::uint32_t>(block.cells.size());
     if (entry_size != 0) {
         block.entry = block.host - entry_size;
         region.entries.emplace(block.entry, &block);
         ++counters_.entries;
     }
-    region.used += (entry_size + block.size + code_align - 1) & ~(code_align - 1);
+    region.used += (entry_size + block.hot_size + code_align - 1) & ~(code_align - 1);
+    region.cold_used += block.cold_size;
     region.blocks.push_back(std::move(owned));
     index_.emplace(key(block.ram_offset, block.rip, block.mode), &block);
-    pages_[page_of(block.ram_offset)].push_back(&block);
-    if (block.second_page != Block::no_page) pages_[block.second_page].push_back(&block);
-    counters_.host_bytes += block.size;
+    Page& page = pages_[page_of(block.ram_offset)];
+    page.blocks.push_back(&block);
+    for (Space space = 0; space < spaces_.size(); ++space) {
+        if (page.ready[space]) reset_cells(block, spaces_[space]);
+    }
+    if (block.second_page != Block::no_page) pages_[block.second_page].blocks.push_back(&block);
+    counters_.host_bytes += block.hot_size;
+    counters_.cold_bytes += block.cold_size;
     return block;
 }
 
-std::uint32_t CodeCache::next_site() const
+Numbers CodeCache::next_numbers() const
 {
-    return static_cast<std::uint32_t>((current_ << site_region_shift) +
-                                      regions_[current_].sites.size() + first_exit_site);
+    const Region& region = regions_[current_];
+    return {static_cast<std::uint32_t>((current_ << site_region_shift) + region.sites.size() +
+                                       first_exit_site),
+            current_ * region_cells + region.cells};
 }
 
 // ---- links -----------------------------------------------------------------------------------------
@@ -237,34 +243,48 @@ void CodeCache::put(const Block& block, std::uint32_t offset, std::uint32_t valu
     std::memcpy(config_.write + (block.host - config_.address) + offset, &value, sizeof value);
 }
 
-void CodeCache::link(const Site& from, Block& to)
+std::uint64_t CodeCache::leads_to(const Block& block, const Exit& exit) const
 {
-    if (from.exit->patch == 0 || from.block->dropped || to.dropped) return;
-    const auto number = from.block->first_site +
-                        static_cast<std::uint32_t>(from.exit - from.block->exits.data());
-    patch(*from.block, *from.exit, to.host + to.through_table);
-    to.incoming.push_back(number);
-    ++counters_.links;
+    std::int32_t displacement = 0;
+    std::memcpy(&displacement, config_.write + (block.host - config_.address) + exit.patch,
+                sizeof displacement);
+    return block.host + exit.patch + 4 + static_cast<std::uint64_t>(std::int64_t{displacement});
 }
 
-bool CodeCache::learn(const Site& from, Block& to)
+void CodeCache::link(const Site& from, Block& to, Space space)
+{
+    if (!from.exit->linkable() || from.block->dropped || to.dropped) return;
+    ++counters_.links;
+    if (from.exit->by_cell()) {
+        if (spaces_[space].links != nullptr) set_cell(from, to, spaces_[space]);
+        return;
+    }
+    patch(*from.block, *from.exit, to.host + to.by_cell);
+    to.incoming.push_back(from.number());
+}
+
+bool CodeCache::learn(const Site& from, Block& to, Space space)
 {
     Block& block = *from.block;
     if (block.dropped || to.dropped) return false;
     // Of the branch's exits only the first has no jump of its own.
     auto first = static_cast<std::size_t>(from.exit - block.exits.data());
-    while (block.exits[first].patch != 0) --first;
-    const bool near = page_of(block.rip) == page_of(to.rip) &&
-                      page_of(block.ram_offset) == page_of(to.ram_offset) &&
-                      to.second_page == Block::no_page && block.mode == to.mode;
+    while (block.exits[first].linkable()) --first;
+    const bool same_page = page_of(block.rip) == page_of(to.rip) &&
+                           page_of(block.ram_offset) == page_of(to.ram_offset) &&
+                           to.second_page == Block::no_page;
     std::uint64_t before = page_of(block.rip);
-    for (std::size_t i = first + 1; near && i <= first + learned_targets; ++i) {
+    for (std::size_t i = first + 1; block.mode == to.mode && i <= first + learned_targets; ++i) {
         Exit& each = block.exits[i];
         if (each.kind == ExitKind::indirect) {
+            const std::uint64_t difference = before - to.rip;
+            if (!learnable(block, to, difference)) break;
             each.kind = ExitKind::direct;
             each.target = to.rip;
-            put(block, each.compare, static_cast<std::uint32_t>(before - to.rip));
-            link({&block, &each}, to);
+            put(block, each.compare, static_cast<std::uint32_t>(difference));
+            each.far = !same_page;
+            if (each.far) write_cell_jump(block, each);
+            link({&block, &each}, to, space);
             return true;
         }
         before = each.target;
@@ -277,56 +297,28 @@ bool CodeCache::learn(const Site& from, Block& to)
     return false;
 }
 
-void CodeCache::enter_target(std::uint64_t* table, Block& block)
+// The block may lie in an older region: its entry lives and dies with the block.
+void CodeCache::make_entry(Block& block)
 {
+    const CodeSpace where = space(entry_max);
     if (block.dropped) return;
-    if (block.entry == 0) {
-        // The block may lie in an older region: its entry lives and dies with the block.
-        const CodeSpace where = space(entry_max);
-        if (block.dropped) return;  // making room dropped it
-        const std::uint32_t size = emit_entry(where, config_.user, block.rip, block.host, miss());
-        ASSERT(size != 0);
-        block.entry = where.address;
-        Region& region = regions_[current_];
-        region.used += (size + code_align - 1) & ~(code_align - 1);
-        region.entries.emplace(where.address, &block);
-        ++counters_.entries;
-    }
-    put_target(targets(table), block);
+    const std::uint32_t size = emit_entry(where, config_.user, block.rip, block.host, miss());
+    ASSERT(size != 0);
+    block.entry = where.address;
+    Region& region = regions_[current_];
+    region.used += (size + code_align - 1) & ~(code_align - 1);
+    region.entries.emplace(where.address, &block);
+    ++counters_.entries;
 }
 
-void CodeCache::enter_page(std::uint64_t* table, std::uint64_t linear_page, Mode mode,
-                           const PageOf& ram_page_of)
+// A learned exit does not jump by a rel32 any more.
+void CodeCache::write_cell_jump(const Block& block, const Exit& exit)
 {
-    const auto at = pages_.find(ram_page_of(linear_page));
-    if (at == pages_.end()) return;
-    Targets& used = targets(table);
-    for (const Block* block : at->second) {
-        if (block->entry == 0 || block->mode != mode) continue;
-        const std::uint64_t page = page_of(block->rip);
-        if (page != linear_page && page + base::page_size != linear_page) continue;
-        if (ram_page_of(page) != page_of(block->ram_offset)) continue;
-        if (block->second_page != Block::no_page &&
-            ram_page_of(page + base::page_size) != block->second_page) {
-            continue;
-        }
-        put_target(used, *block);
-    }
+    constexpr unsigned opcode_size = 1;
+    const std::uint64_t at = block.host + exit.patch - opcode_size;
+    emit_cell_jump({config_.write + (at - config_.address), at, entry_max}, block.first.cell + exit.cell);
 }
 
-void CodeCache::put_target(Targets& used, const Block& block)
-{
-    std::uint64_t* const table = used.table;
-    const auto first = static_cast<std::uint32_t>(block.rip & (target_count - 1));
-    if (table[first] == miss() && used.first.size() < target_count) used.first.push_back(first);
-    table[first] = block.entry;
-    // Another block's entry may have lain there, or may come to: the second table has both.
-    const unsigned index = second_index(block.rip);
-    std::uint64_t& key = second_key(table, index);
-    if (key == second_unused(index)) used.second.push_back(index);
-    key = 0 - block.rip;
-    second_host(table, index) = block.host;
-}
 
 // ---- dropping ----------------------------------------------------------------------------------------
 
@@ -337,13 +329,13 @@ void CodeCache::drop(Block& block)
     ++counters_.dropped_blocks;
     for (const std::uint32_t number : block.incoming) {
         const Site from = site(number);
-        if (from.block != nullptr) patch(*from.block, *from.exit, from.block->host + from.exit->stub);
+        if (from.block != nullptr) unlink(from, block);
     }
     block.incoming.clear();
     // Its own jumps stay: nobody enters it any more, and a vCPU that is inside leaves by them
     // no further than to the engine.
     for (const Exit& exit : block.exits) {
-        if (exit.patch != 0) patch(block, exit, block.host + exit.stub);
+        if (exit.patch != 0 && !exit.far) patch(block, exit, block.host + exit.stub);
     }
     if (block.entry != 0) forget_entry(block);
     const auto [first, last] = index_.equal_range(key(block.ram_offset, block.rip, block.mode));
@@ -354,25 +346,11 @@ void CodeCache::drop(Block& block)
     }
 }
 
-void CodeCache::forget_entry(const Block& block)
-{
-    const std::uint64_t first = block.rip & (target_count - 1);
-    const unsigned second = second_index(block.rip);
-    for (Targets& each : tables_) {
-        if (each.first.empty()) continue;
-        if (each.table[first] == block.entry) each.table[first] = miss();
-        std::uint64_t& key = second_key(each.table, second);
-        if (key != 0 - block.rip || second_host(each.table, second) != block.host) continue;
-        key = second_unused(second);
-        std::erase(each.second, second);
-    }
-}
-
 void CodeCache::drop_page(std::uint64_t ram_page)
 {
     const auto at = pages_.find(ram_page);
     if (at == pages_.end()) return;
-    for (Block* block : at->second) drop(*block);
+    for (Block* block : at->second.blocks) drop(*block);
     pages_.erase(at);
     ++counters_.dropped_pages;
 }
@@ -381,7 +359,7 @@ void CodeCache::drop_page_at(std::uint64_t ram_page, std::uint64_t linear_page)
 {
     const auto at = pages_.find(ram_page);
     if (at == pages_.end()) return;
-    std::erase_if(at->second, [&](Block* block) {
+    std::erase_if(at->second.blocks, [&](Block* block) {
         const std::uint64_t first = page_of(block->rip);
         const bool from_first = page_of(block->ram_offset) == ram_page && first == linear_page;
         const bool from_second =
@@ -390,15 +368,15 @@ void CodeCache::drop_page_at(std::uint64_t ram_page, std::uint64_t linear_page)
         drop(*block);
         return true;
     });
-    if (at->second.empty()) pages_.erase(at);
+    if (at->second.blocks.empty()) pages_.erase(at);
 }
 
 void CodeCache::forget_page(std::uint64_t ram_page, Block& block)
 {
     const auto at = pages_.find(ram_page);
     if (at == pages_.end()) return;
-    std::erase(at->second, &block);
-    if (at->second.empty()) pages_.erase(at);
+    std::erase(at->second.blocks, &block);
+    if (at->second.blocks.empty()) pages_.erase(at);
 }
 
 void CodeCache::empty(Region& region)
@@ -422,21 +400,28 @@ void CodeCache::empty(Region& region)
     }
     retired_ = std::exchange(region.blocks, {});
     region.sites.clear();
-    region.used = 0;
+    region.used = region.cold_used = 0;
+    region.cells = 0;
 }
 
 // The block's sites are about to be reused: nobody may remember them.
 void CodeCache::forget_incoming(Block& from)
 {
     for (const Exit& exit : from.exits) {
-        if (exit.patch == 0) continue;
-        const auto number = from.first_site + static_cast<std::uint32_t>(&exit - from.exits.data());
-        std::int32_t displacement = 0;
-        std::memcpy(&displacement, config_.write + (from.host - config_.address) + exit.patch,
-                    sizeof displacement);
-        Block* to = block_at(from.host + exit.patch + 4 + static_cast<std::uint64_t>(std::int64_t{displacement}));
-        if (to != nullptr && to != &from) std::erase(to->incoming, number);
-        if (to == &from && displacement != 0) std::erase(from.incoming, number);
+        if (!exit.linkable()) continue;
+        Block* const to = exit.by_cell() ? from.cells[exit.cell] : block_at(leads_to(from, exit));
+        if (to == nullptr) continue;
+        std::erase(to->incoming, Site{&from, &exit}.number());
+    }
+}
+
+// The exit leads to its stub again wherever it leads to the block.
+void CodeCache::unlink(const Site& from, const Block& to)
+{
+    if (from.exit->by_cell()) {
+        forget_cells(from, to);
+    } else if (from.exit->patch != 0 && leads_to(*from.block, *from.exit) == to.host + to.by_cell) {
+        patch(*from.block, *from.exit, from.block->host + from.exit->stub);
     }
 }
 

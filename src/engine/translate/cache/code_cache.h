@@ -4,7 +4,9 @@
 //
 //   (RAM offset, RIP, mode) ──hash──▶ Block          valid until its page is written
 //   exit of a block ──rel32──▶ block                 direct links, unlinked when it is dropped
-//   RIP & 0xffff ──target table──▶ entry ──▶ block   indirect branches; a table for each
+//   exit of a block ──cell──▶ block                  the same to other pages of user code; cells
+//                                                    for each address space
+//   16 bits of RIP ─target table─▶ entry ──▶ block   indirect branches; a table for each
 //                                                    address space, filled by the engine
 //
 // The code lies in regions that are filled one after the other. When all are full the oldest
@@ -15,9 +17,9 @@
 #pragma once
 
 #include <array>
+#include <bitset>
 #include <cstdint>
 #include <deque>
-#include <functional>
 #include <functional>
 #include <memory>
 #include <span>
@@ -25,10 +27,23 @@
 #include <vector>
 
 #include "engine/translate/block/translation.h"
+#include "engine/translate/layout.h"
 
 namespace doppel::engine::translate {
 
-struct Block {
+// Host addresses of a block's code.
+struct HostCode {
+    std::uint64_t host = 0;  // first byte
+    std::uint32_t hot_size = 0, cold_size = 0;
+    std::uint32_t cold = 0;  // offset of what is seldom run
+
+    [[nodiscard]] bool has(std::uint64_t address) const
+    {
+        return address - host < hot_size || address - (host + cold) < cold_size;
+    }
+};
+
+struct Block : HostCode {
     std::uint64_t rip = 0;
     std::uint64_t ram_offset = 0;   // of the first guest byte
     // RAM page of the bytes behind the first page's end; no_page: it has none there.
@@ -39,18 +54,19 @@ struct Block {
     std::uint16_t guest_count = 0;  // instructions
     Mode mode;
     bool dropped = false;
-    std::uint64_t host = 0;         // first byte of its code
-    std::uint32_t size = 0;
-    std::uint32_t first_site = 0;
+    Numbers first;
     std::uint64_t entry = 0;        // for indirect branches; 0: none yet
     std::vector<Point> points;
     std::vector<Displaced> displaced;
     std::vector<Exit> exits;
-    std::uint32_t through_table = 0;
+    // Where each of its cells was last seen to lead in an address space; it leads nowhere else but to its
+    // exit's stub or, in another space, elsewhere.
+    std::vector<Block*> cells;
+    std::uint32_t by_cell = 0;
     bool movable = false;
     std::vector<Relocation> relocations;
     std::uint32_t table_jump = 0;   // offset of what emit_table_jump() wrote; 0: nothing
-    // Exits of other blocks that jump here: site numbers.
+    // Exits of other blocks that jump here, or did: site numbers.
     std::vector<std::uint32_t> incoming;
 };
 
@@ -58,6 +74,11 @@ struct Block {
 struct Site {
     Block* block = nullptr;
     const Exit* exit = nullptr;
+
+    [[nodiscard]] std::uint32_t number() const
+    {
+        return block->first.site + static_cast<std::uint32_t>(exit - block->exits.data());
+    }
 };
 
 class CodeCache {
@@ -68,13 +89,30 @@ public:
         std::uint8_t* write = nullptr;  // the writable alias
         std::uint64_t size = 0;
         std::uint64_t common_exit = 0;
+        // Called once for each `large` bytes of the cache, with their alias, before code is put there.
+        void (*prepare)(std::uint8_t* at) = nullptr;
     };
     static constexpr unsigned regions = 16;
+    static constexpr std::uint64_t large = 2 << 20;
 
     CodeCache(const Config& config, const x86::CpuidPolicy& cpuid);
 
-    // A table of indirect branch targets that entries may be put into; all zero.
-    void add_targets(std::uint64_t* table);
+    // An address space: its table of indirect branches' targets and, for user code, its links; both all
+    // zero.
+    using Space = unsigned;
+    static constexpr unsigned spaces_max = 128;
+    Space add_space(std::uint64_t* targets, std::uint64_t* links = nullptr);
+    // It becomes another one: its tables lead nowhere.
+    void clear_space(Space space);
+    // The space has `ram_page` at `linear_page`, and may run its code from now on: that finds what it
+    // leads to, and is found. Another address space that ran the page is a good guess.
+    // ram_page_of: of a page whose code the space relies on already; Block::no_page of any other.
+    using PageOf = std::function<std::uint64_t(std::uint64_t linear_page)>;
+    void show_page(Space space, std::uint64_t linear_page, std::uint64_t ram_page, Mode mode,
+                   const PageOf& ram_page_of);
+    [[nodiscard]] bool shows(Space space, std::uint64_t ram_page) const;
+    // It has it there no longer: nothing leads there.
+    void hide_page(Space space, std::uint64_t linear_page, std::uint64_t ram_page);
 
     [[nodiscard]] Block* find(std::uint64_t ram_offset, std::uint64_t rip, Mode mode) const;
     // Translates and takes in. Never nullptr; the block's guest_bytes may be 0 (see translate()).
@@ -83,26 +121,20 @@ public:
     // second_page: RAM page of the bytes that are not source.own_bytes, if there are any.
     Block& add(const Source& source, std::uint64_t ram_offset, std::uint64_t second_page,
                bool target = false);
-    // Makes a direct exit jump to `to` from now on.
-    void link(const Site& from, Block& to);
+    // Makes a direct exit jump to `to` from now on, in this space or, without a cell, in all.
+    void link(const Site& from, Block& to, Space space);
     // The indirect branch that left by this exit goes to `to` directly from now on. False: it
     // cannot, or has met too many targets; it asks the table of targets from now on.
-    bool learn(const Site& from, Block& to);
+    bool learn(const Site& from, Block& to, Space space);
     // The translations of a page that another address space has at another address, moved to
     // `linear_page`: libraries are at other places in each process. All of the page that can be,
     // when the one at `ram_offset` can.
     std::vector<Block*> move_page(std::uint64_t ram_offset, std::uint64_t linear_page, Mode mode);
-    // Lets indirect branches find the block, through this table.
-    void enter_target(std::uint64_t* table, Block& block);
-    // All blocks of a page that indirect branches have found in some table: another address space
-    // that runs the page is about to go to the same places.
-    // ram_page_of: of a page whose code it relies on already; Block::no_page of any other.
-    using PageOf = std::function<std::uint64_t(std::uint64_t linear_page)>;
-    void enter_page(std::uint64_t* table, std::uint64_t linear_page, Mode mode,
-                    const PageOf& ram_page_of);
-    void clear_targets(std::uint64_t* table);
+    // Lets the space's indirect branches find the block.
+    void enter_target(Space space, Block& block);
+    void clear_targets(Space space);
     // Entries whose RIP lies in this page.
-    void clear_targets(std::uint64_t* table, std::uint64_t linear_page);
+    void clear_targets(Space space, std::uint64_t linear_page);
 
     [[nodiscard]] Site site(std::uint32_t number) const;        // {}: no such site
     [[nodiscard]] Block* block_at(std::uint64_t host) const;    // the block whose code this is
@@ -127,38 +159,60 @@ public:
 
     struct Counters {
         std::uint64_t blocks = 0, moved_blocks = 0, guest_instructions = 0, host_bytes = 0, links = 0, entries = 0,
-            dropped_blocks = 0, dropped_pages = 0, emptied_regions = 0;
+            cold_bytes = 0, dropped_blocks = 0, dropped_pages = 0, emptied_regions = 0;
     };
     [[nodiscard]] const Counters& counters() const { return counters_; }
 
 private:
     struct Region {
-        std::uint64_t begin = 0, used = 0, size = 0;  // offsets in the cache
-        std::deque<std::unique_ptr<Block>> blocks;    // ascending host addresses
+        std::uint64_t begin = 0, used = 0, size = 0;                 // offsets in the cache
+        std::uint64_t cold_begin = 0, cold_used = 0, cold_size = 0;
+        std::uint32_t cells = 0;                                     // used
+        std::deque<std::unique_ptr<Block>> blocks;    // ascending host addresses, cold ones, too
         std::vector<Block*> sites;                    // by number in the region
         std::unordered_map<std::uint64_t, Block*> entries;  // entry stub's address
     };
-    struct Targets {
-        std::uint64_t* table = nullptr;
-        // Indices used in the first table; so many as it has: any. And in the second.
+    struct Tables {
+        std::uint64_t* targets;
+        std::uint64_t* links;
+        // Indices used in the first table of targets; so many as it has: any. And in the second.
         std::vector<std::uint32_t> first, second;
+        std::vector<std::uint64_t> pages;  // of RAM whose blocks' cells are ready
+    };
+    // A page of RAM that something was translated from.
+    struct Page {
+        std::vector<Block*> blocks;
+        // Of the blocks that begin in it, the cells have values in these spaces. No others run them.
+        std::bitset<spaces_max> ready;
     };
     static constexpr unsigned site_region_shift = 24;
+    static constexpr std::uint32_t region_cells = link_count / regions;
 
     [[nodiscard]] CodeSpace space_for_block();
-    [[nodiscard]] std::uint32_t next_site() const;
+    [[nodiscard]] Numbers next_numbers() const;
     Block* add_moved(const Block& from, std::uint64_t rip);
     Block& keep(std::unique_ptr<Block> block, std::uint32_t entry_size);
-    void put_target(Targets& used, const Block& block);
+    void make_entry(Block& block);
+    void put_target(Tables& space, const Block& block);
+    [[nodiscard]] bool shown(const Block& block, Space space, const PageOf& ram_page_of) const;
+    void make_ready(Space space, std::uint64_t ram_page, Page& page, const PageOf& ram_page_of);
+    void set_cell(const Site& from, Block& to, Tables& space);
+    static void forget_cell(const Site& from, const Block& to, Tables& space);
+    void forget_cells(const Site& from, const Block& to);
+    static void reset_cells(const Block& block, Tables& space);
+    void write_cell_jump(const Block& block, const Exit& exit);
+    void unlink(const Site& from, const Block& to);
     [[nodiscard]] CodeSpace space(std::uint64_t need);
+    void prepare(std::uint64_t begin, std::uint64_t size);
+    static CodeSpace behind(const CodeSpace& space, std::uint32_t bytes);
     void next_region();
     void empty(Region& region);
     void forget_page(std::uint64_t ram_page, Block& block);
     void forget_incoming(Block& from);
+    [[nodiscard]] std::uint64_t leads_to(const Block& block, const Exit& exit) const;
     void put(const Block& block, std::uint32_t offset, std::uint32_t value);
     void patch(const Block& block, const Exit& exit, std::uint64_t to);
     void write_head();
-    [[nodiscard]] Targets& targets(std::uint64_t* table);
     void forget_entry(const Block& block);
     [[nodiscard]] std::uint64_t miss() const { return config_.address; }
     static std::size_t key(std::uint64_t ram_offset, std::uint64_t rip, Mode mode);
@@ -170,9 +224,10 @@ private:
     std::deque<std::unique_ptr<Block>> retired_;
     unsigned current_ = 0;
     std::uint64_t head_size_ = 0;
+    std::vector<bool> prepared_;  // by `large` bytes
     std::unordered_multimap<std::size_t, Block*> index_;
-    std::unordered_map<std::uint64_t, std::vector<Block*>> pages_;
-    std::vector<Targets> tables_;
+    std::unordered_map<std::uint64_t, Page> pages_;
+    std::vector<Tables> spaces_;
     Translation scratch_;
     Counters counters_;
 };

@@ -18,6 +18,24 @@ constexpr std::size_t looks_max = 1024;
 
 std::uint64_t page_of(std::uint64_t address) { return address & ~base::page_mask; }
 
+// What the block knows of its cold part, which is at another distance now.
+void move_cold(Block& block, std::uint32_t cold)
+{
+    const std::uint32_t apart = cold - block.cold;
+    const auto move = [&](std::uint32_t& offset) {
+        if (offset >= block.cold) offset += apart;
+    };
+    for (Point& each : block.points) move(each.host);
+    for (Displaced& each : block.displaced) {
+        move(each.from);
+        move(each.to);
+    }
+    for (Exit& each : block.exits) move(each.stub);
+    for (Relocation& each : block.relocations) move(each.offset);
+    move(block.by_cell);
+    block.cold = cold;
+}
+
 }  // namespace
 
 std::vector<Block*> CodeCache::move_page(std::uint64_t ram_offset, std::uint64_t linear_page,
@@ -30,7 +48,7 @@ std::vector<Block*> CodeCache::move_page(std::uint64_t ram_offset, std::uint64_t
 
     std::bitset<base::page_size> seen;  // guest code that begins there is there already, or will be
     std::vector<Block*> chosen;
-    const auto& blocks = at->second;
+    const auto& blocks = at->second.blocks;
     const std::size_t looks = std::min(blocks.size(), looks_max);
     for (std::size_t i = 0; i < looks; ++i) {
         Block& block = *blocks[blocks.size() - 1 - i];
@@ -67,23 +85,31 @@ Block* CodeCache::add_moved(const Block& from, std::uint64_t rip)
     if (from.entry != 0) {
         entry_size = emit_entry(where, config_.user, rip, 0, miss());
         ASSERT(entry_size != 0);
-        where = {where.write + entry_size, where.address + entry_size, where.capacity - entry_size};
+        where = behind(where, entry_size);
     }
     auto owned = std::make_unique<Block>(from);
     Block& block = *owned;
     block.rip = rip;
     block.host = where.address;
-    block.first_site = next_site();
+    block.first = next_numbers();
     block.entry = 0;
     block.incoming.clear();
-    std::memcpy(where.write, config_.write + (from.host - config_.address), from.size);
+    block.cells.assign(from.cells.size(), nullptr);
+    const std::uint8_t* const source = config_.write + (from.host - config_.address);
+    std::memcpy(where.write, source, from.hot_size);
+    std::memcpy(where.write + where.cold, source + from.cold, from.cold_size);
     translate::move(from.relocations,
-                    {from.rip, rip, from.host, block.host, from.first_site, block.first_site},
+                    {from.rip, rip, from.host, block.host, from.cold, where.cold, from.first, block.first},
                     where.write);
+    move_cold(block, where.cold);
     for (Exit& exit : block.exits) {
         if (exit.kind != ExitKind::indirect) exit.target += rip - from.rip;
         if (block.mode.code32) exit.target &= 0xffffffff;
-        if (exit.patch != 0) patch(block, exit, block.host + exit.stub);
+        if (exit.far) {
+            write_cell_jump(block, exit);
+        } else if (exit.patch != 0) {
+            patch(block, exit, block.host + exit.stub);
+        }
     }
     if (block.table_jump != 0) {
         const CodeSpace jump{where.write + block.table_jump, block.host + block.table_jump,

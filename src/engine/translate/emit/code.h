@@ -25,12 +25,6 @@ inline bool fits_signed_32(std::uint64_t value)
     return value + 0x80000000ull <= 0xffffffffull;
 }
 
-inline bool host_has_rorx()
-{
-    static const bool has = __builtin_cpu_supports("bmi2") != 0;
-    return has;
-}
-
 // What subtracts the address of RIP's page from a register: the low half, as a signed number, then
 // from the exchanged halves what is left of the high one.
 struct PageConstants {
@@ -49,7 +43,7 @@ constexpr PageConstants page_constants(std::uint64_t rip)
 class Code {
 public:
     Code(const CodeSpace& space, bool user)
-        : space_(space), context_(user ? user_context : supervisor_context)
+        : space_(space), context_(user ? user_context : supervisor_context), end_(space.capacity)
     {
     }
 
@@ -69,7 +63,12 @@ public:
     void relocated_before(std::uint32_t bytes, Relocation::Kind kind)
     {
         if (relocations_ == nullptr) return;
-        relocations_->push_back({static_cast<std::uint16_t>(size_ - bytes), kind});
+        relocations_->push_back({size_ - bytes, kind});
+    }
+    // The rel32 there leads to the cold part.
+    void leads_to_cold(std::uint32_t at)
+    {
+        if (relocations_ != nullptr) relocations_->push_back({at, Relocation::Kind::cold});
     }
     // From now on; nullptr: no more, the code has something that cannot be moved.
     void record_relocations(std::vector<Relocation>* to) { relocations_ = to; }
@@ -82,8 +81,15 @@ public:
 
     bool room(std::size_t bytes)
     {
-        if (space_.capacity - size_ < bytes) overflow_ = true;
+        if (end_ - size_ < bytes) overflow_ = true;
         return !overflow_;
+    }
+    // What comes from now on is seldom run.
+    void begin_cold()
+    {
+        if (space_.cold == 0) return;
+        size_ = space_.cold;
+        end_ = space_.cold + space_.cold_capacity;
     }
 
     void byte(unsigned value) { space_.write[size_++] = static_cast<std::uint8_t>(value); }
@@ -239,6 +245,19 @@ public:
         byte(0xc0 | ((to & 7) << 3) | (from & 7));
     }
 
+    // to = first_index(from)
+    void table_index(unsigned to, unsigned from)
+    {
+        if (!host_has_rorx()) return low_word(to, from);
+        byte(0xc4);  // rorx to, from, 2; 32 bits
+        byte(0xe3u & ~(to >> 3 << 7 | from >> 3 << 5));
+        byte(0x7b);
+        byte(0xf0);
+        byte(0xc0 | ((to & 7) << 3) | (from & 7));
+        byte(2);
+        low_word(to, to);
+    }
+
     // movzx r32, word [context + offset]; reg below 8.
     void load_word(unsigned reg, int offset)
     {
@@ -262,6 +281,13 @@ public:
         byte(0x24);
         byte(0xc5 | (reg << 3));
         dword(0);
+    }
+    // jmp [cell]: a byte longer than the next.
+    void jump_by_cell(std::uint32_t cell)
+    {
+        byte(0xff);
+        byte(0x25);
+        rip_operand(link_address(cell), 0, Relocation::Kind::cell);
     }
     // jmp rel32 to a host address.
     void jump(std::uint64_t target)
@@ -313,6 +339,7 @@ private:
 
     CodeSpace space_;
     std::uint64_t context_;
+    std::size_t end_;
     std::vector<Relocation>* relocations_ = nullptr;
     std::uint32_t size_ = 0;
     bool overflow_ = false;

@@ -74,9 +74,15 @@ std::uint32_t emit_table_jump(const CodeSpace& space)
     Code code{space, user};
     if (!code.room(entry_room)) return 0;
     code.note_branch();
-    code.low_word(rcx, rcx);
+    code.table_index(rcx, rcx);
     code.jump_through_gs(rcx);
     return code.size();
+}
+
+void emit_cell_jump(const CodeSpace& space, std::uint32_t cell)
+{
+    constexpr bool user = true;
+    Code{space, user}.jump_by_cell(cell);
 }
 
 std::uint32_t emit_miss(const CodeSpace& space, bool user, std::uint64_t common_exit)

@@ -99,14 +99,17 @@ static_assert(report_offset + sizeof(UserReport) <= user_area_size);
 // The user arena: a file that the worker has mapped whole. The zygote's page, then one area for
 // each slot, then the code cache. Guest RAM, memory's files and the arena are the program's descriptors at
 // its start; a forked process keeps all but the arena.
+inline constexpr std::uint64_t large_page = 2 << 20;  // the host's
 inline constexpr int user_ram_fd = 3;
 inline constexpr int user_file_fd = 4;  // memory_files_max of them at most
 inline constexpr int user_arena_fd = user_file_fd + static_cast<int>(memory_files_max);
 inline constexpr unsigned user_slots = 96;
 inline constexpr std::uint64_t user_arena_slots = 65536;  // offset of the first slot's area
 inline constexpr std::uint64_t slot_context = 0, slot_command = user_area_size,
-    slot_targets = slot_command + 65536, slot_size = slot_targets + target_table_size;
-inline constexpr std::uint64_t user_arena_code = user_arena_slots + user_slots * slot_size;
+    slot_targets = slot_command + 65536, slot_links = slot_targets + target_table_size,
+    slot_size = slot_links + link_table_size;
+inline constexpr std::uint64_t user_arena_code =
+    (user_arena_slots + user_slots * slot_size + large_page - 1) & ~(large_page - 1);
 inline constexpr std::uint64_t user_arena_size = user_arena_code + user_code_size;
 
 // What the zygote is asked for: fork a process for a slot. Lies at the arena's begin.

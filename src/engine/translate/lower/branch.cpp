@@ -58,7 +58,7 @@ bool Lowering::conditional(const Instruction& instruction)
     if (linkable(instruction.immediate)) {
         link_later(patch, instruction.immediate, source_.mode);
     } else {
-        jump_to_cold(Cold::Kind::far_jump, patch, instruction.immediate);
+        jump_to_cold(Cold::Kind::by_cell, patch, instruction.immediate);
     }
     if (instruction.goes_on) return true;
     point(instruction.offset + std::uint32_t{instruction.length});
@@ -101,7 +101,7 @@ void Lowering::dispatch(std::uint32_t rcx_from, unsigned target)
         return;
     }
     code_.note_branch();
-    code_.low_word(rcx, target);
+    code_.table_index(rcx, target);
     if (source_.mode.alone) {
         leave_without_target();
     } else if (!user_) {
@@ -133,9 +133,9 @@ void Lowering::dispatch(std::uint32_t rcx_from, unsigned target)
 // See learned_targets. RCX is displaced in all that emit_table_jump() may overwrite.
 void Lowering::learning_jump(std::uint32_t rcx_from)
 {
-    const auto first = static_cast<std::uint32_t>(result_.exits.size());
     const Mode& mode = source_.mode;
-    result_.exits.push_back({ExitKind::indirect, mode, 0, 0, 0, code_.size()});
+    const std::uint32_t first =
+        add_exit({.kind = ExitKind::indirect, .mode = mode, .compare = code_.size()});
     subtract_page(code_, source_.rip, mode.code32);
     std::array<std::uint32_t, learned_targets> found;
     for (std::uint32_t& each : found) {
@@ -143,7 +143,7 @@ void Lowering::learning_jump(std::uint32_t rcx_from)
         code_.byte(0x8d);
         code_.byte(0x89);
         code_.dword(~0u);
-        result_.exits.push_back({ExitKind::indirect, mode, 0, 0, 0, code_.size() - 4});
+        add_exit({.kind = ExitKind::indirect, .mode = mode, .compare = code_.size() - 4});
         code_.byte(0xe3);  // jrcxz
         code_.byte(0);
         each = code_.size() - 1;
@@ -152,10 +152,12 @@ void Lowering::learning_jump(std::uint32_t rcx_from)
     for (unsigned i = 0; i < learned_targets; ++i) {
         code_.patch_byte(found[i], code_.size());
         code_.load_briefly(rcx, Code::slot(1));
-        displaced(std::exchange(rcx_from, code_.size() + 5), rcx, Displaced::Where::slot, 1);
-        const std::uint32_t jump = code_.jump_later();
-        result_.exits[first + 1 + i].patch = jump;
-        cold_[cold_count_++] = {Cold::Kind::stub, jump, first + 1 + i, 0};
+        displaced(std::exchange(rcx_from, code_.size() + 6), rcx, Displaced::Where::slot, 1);
+        Exit& exit = result_.exits[first + 1 + i];
+        exit.patch = code_.jump_later();
+        exit.cell = result_.cells++;
+        code_.byte(0x90);  // room for a jump by the cell
+        cold_[cold_count_++] = {Cold::Kind::stub, exit.patch, first + 1 + i, 0};
     }
     cold_[cold_count_++] = {Cold::Kind::learn, learn, first, 0};
 }

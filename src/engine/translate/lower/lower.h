@@ -22,12 +22,11 @@ namespace doppel::engine::translate {
 enum class Follows : std::uint8_t {
     nothing,      // the block may go on there
     undecodable,  // the interpreter's
-    crossing,     // an instruction of user code that goes on in the next page
 };
 
 class Lowering {
 public:
-    Lowering(const Source& source, Code& code, std::uint32_t first_site, std::uint64_t common_exit,
+    Lowering(const Source& source, Code& code, Numbers first, std::uint64_t common_exit,
              Translation& result);
 
     // Everything: hot part, then cold part. False: out of room.
@@ -36,10 +35,10 @@ public:
 private:
     // Something behind the hot part that a jump leads to.
     struct Cold {
-        enum class Kind : std::uint8_t { stub, learn, far_jump, literal } kind;
-        std::uint32_t patch;   // offset of the rel32 that leads there
+        enum class Kind : std::uint8_t { stub, learn, by_cell, literal } kind;
+        std::uint32_t patch;   // offset of the rel32 that leads there; 0: a cell does
         std::uint32_t exit;    // stub, learn: index
-        std::uint64_t value;   // far_jump: guest RIP; literal
+        std::uint64_t value;   // by_cell: guest RIP; literal
     };
     // A register borrowed for one guest instruction.
     struct Borrowed {
@@ -66,6 +65,7 @@ private:
     struct Mark {
         std::uint32_t size;
         std::size_t points, displaced, exits, cold;
+        std::uint32_t cells;
         Unread unread;
         Behind behind;
     };
@@ -90,7 +90,8 @@ private:
     void jump_to_cold(Cold::Kind kind, std::uint32_t patch, std::uint64_t value);
     void link_later(std::uint32_t patch, std::uint64_t target, const Mode& mode);
     void stub(std::uint32_t site_index);
-    void far_jump(std::uint64_t target);
+    std::uint32_t add_exit(const Exit& exit);
+    void jump_by_cell(std::uint64_t target);
     void leave_without_target();
     [[nodiscard]] bool linkable(std::uint64_t target) const;
 
@@ -160,12 +161,12 @@ private:
 
     const Source& source_;
     Code& code_;
-    std::uint32_t first_site_;
+    Numbers first_;
     std::uint64_t common_exit_;
     Translation& result_;
     bool user_;
     bool learns_;  // indirect branches do: see learned_targets
-    std::array<Cold, 80> cold_;
+    std::array<Cold, 96> cold_;
     std::size_t cold_count_ = 0;
     Unread unread_;
     Behind behind_;

@@ -24,9 +24,9 @@ ExitKind exit_kind(Kind kind)
 
 }  // namespace
 
-Lowering::Lowering(const Source& source, Code& code, std::uint32_t first_site,
-                   std::uint64_t common_exit, Translation& result)
-    : source_(source), code_(code), first_site_(first_site), common_exit_(common_exit),
+Lowering::Lowering(const Source& source, Code& code, Numbers first, std::uint64_t common_exit,
+                   Translation& result)
+    : source_(source), code_(code), first_(first), common_exit_(common_exit),
       result_(result), user_(source.mode.user),
       learns_(source.mode.gs_free && !source.mode.alone &&
               (fits_signed_32(source.rip) || host_has_rorx()))
@@ -87,20 +87,19 @@ bool Lowering::run(std::span<const Instruction> instructions, Follows follows)
         point(done);
         if (follows == Follows::undecodable) {
             leave(ExitKind::interpret, source_.rip + done);
-        } else if (follows == Follows::crossing) {
-            far_jump(source_.rip + done);
         } else {
             go_to(source_.rip + done, source_.mode);
         }
     }
     result_.guest_bytes = done;
     result_.hot_size = code_.size();
-    emit_cold();
-    if (user_ && !source_.mode.alone && done > source_.own_bytes && code_.room(room_for_cold)) {
-        result_.through_table = code_.size();
-        far_jump(source_.rip);
+    if (user_ && !source_.mode.alone && done > source_.own_bytes) {
+        jump_to_cold(Cold::Kind::by_cell, 0, source_.rip);
     }
-    result_.size = code_.size();
+    code_.begin_cold();
+    result_.cold = code_.size();
+    emit_cold();
+    result_.size = result_.hot_size + (code_.size() - result_.cold);
     return !code_.overflow();
 }
 
@@ -175,8 +174,11 @@ void Lowering::emit_cold()
 {
     for (std::size_t i = 0; i < cold_count_; ++i) {
         if (!code_.room(room_for_cold)) return;
-        const Cold& cold = cold_[i];
-        code_.patch(cold.patch, code_.size());
+        const Cold cold = cold_[i];  // there may be more of them behind it
+        if (cold.patch != 0) {
+            code_.patch(cold.patch, code_.size());
+            code_.leads_to_cold(cold.patch);
+        }
         switch (cold.kind) {
         case Cold::Kind::stub: stub(cold.exit); break;
         case Cold::Kind::learn: {
@@ -186,7 +188,10 @@ void Lowering::emit_cold()
             stub(cold.exit);
             break;
         }
-        case Cold::Kind::far_jump: far_jump(cold.value); break;
+        case Cold::Kind::by_cell:
+            if (cold.patch == 0) result_.by_cell = code_.size();
+            jump_by_cell(cold.value);
+            break;
         case Cold::Kind::literal:
             code_.relocated(Relocation::Kind::guest);
             code_.qword(cold.value);
@@ -198,7 +203,7 @@ void Lowering::emit_cold()
 Lowering::Mark Lowering::mark() const
 {
     return {code_.size(), result_.points.size(), result_.displaced.size(), result_.exits.size(),
-            cold_count_, unread_, behind_};
+            cold_count_, result_.cells, unread_, behind_};
 }
 
 void Lowering::roll_back(const Mark& mark)
@@ -208,6 +213,7 @@ void Lowering::roll_back(const Mark& mark)
     result_.displaced.resize(mark.displaced);
     result_.exits.resize(mark.exits);
     cold_count_ = mark.cold;
+    result_.cells = mark.cells;
     unread_ = mark.unread;
     behind_ = mark.behind;
 }

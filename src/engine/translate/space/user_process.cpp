@@ -71,6 +71,7 @@ UserProcess::UserProcess(unsigned slot, std::byte* area, UserWait& wait, std::ui
       report_(*reinterpret_cast<UserReport*>(area + slot_context + report_offset)),
       command_(*reinterpret_cast<UserCommand*>(area + slot_command)),
       targets_(reinterpret_cast<std::uint64_t*>(area + slot_targets)),
+      links_(reinterpret_cast<std::uint64_t*>(area + slot_links)),
       wait_(wait),
       xsave_mask_(xsave_mask)
 {

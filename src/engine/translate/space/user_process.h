@@ -71,6 +71,8 @@ public:
     [[nodiscard]] ExecContext& context() { return context_; }
     // target_count entries, at user_targets in the process.
     [[nodiscard]] std::uint64_t* targets() { return targets_; }
+    // link_count entries, at user_links.
+    [[nodiscard]] std::uint64_t* links() { return links_; }
     [[nodiscard]] unsigned slot() const { return slot_; }
     [[nodiscard]] int pid() const { return pid_; }
 
@@ -124,6 +126,7 @@ private:
     UserReport& report_;
     UserCommand& command_;
     std::uint64_t* const targets_;
+    std::uint64_t* const links_;
     UserWait& wait_;
     const std::uint64_t xsave_mask_;
     int pid_ = 0;

@@ -79,8 +79,8 @@ Result<std::unique_ptr<UserProcesses>> UserProcesses::create(const Config& confi
     if (::ftruncate(arena.get(), static_cast<off_t>(user_arena_size)) != 0) {
         return base::errno_error(base::ErrorKind::host, "Cannot size a memory file", errno);
     }
-    auto region = TRY(base::MappedRegion::map(user_arena_size, PROT_READ | PROT_WRITE,
-                                              MAP_SHARED | MAP_NORESERVE, arena.get()));
+    auto region = TRY(base::MappedRegion::map_aligned(
+        user_arena_size, large_page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, arena.get()));
     const SpinBudget budget{looks_in(config.spin_ns)};
     const UserWait wait{config.attention, budget, budget, 0, nullptr, config.place,
                         config.vcpus, usable_processors()};

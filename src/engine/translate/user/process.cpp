@@ -27,6 +27,7 @@ void map_areas(unsigned slot)
     map(user_context, user_area_size, PROT_READ | PROT_WRITE, area + slot_context);
     map(user_command, slot_targets - slot_command, PROT_READ, area + slot_command);
     map(user_targets, target_table_size, PROT_READ, area + slot_targets);
+    map(user_links, link_table_size, PROT_READ, area + slot_links);
     map(user_code, user_code_size, PROT_READ | PROT_EXEC, user_arena_code);
     system_call(__NR_close, user_arena_fd);
 }

@@ -19,8 +19,9 @@ std::uint32_t rights(bool writable) { return writable ? PROT_READ | PROT_WRITE :
 
 }  // namespace
 
-AddressSpace::AddressSpace(std::uint64_t cr3, SpaceKind kind, UserProcess& process, GuestPages& pages)
-    : cr3_(cr3), kind_(kind), process_(&process)
+AddressSpace::AddressSpace(std::uint64_t cr3, SpaceKind kind, UserProcess& process,
+                           CodeCache::Space code, GuestPages& pages)
+    : cr3_(cr3), kind_(kind), process_(&process), code_(code)
 {
     make_window(pages);
 }
@@ -97,15 +98,16 @@ AddressSpace* AddressSpaces::make(std::uint64_t cr3, SpaceKind kind)
     const bool idle = spaces_.size() >= usual && __rdtsc() - (*oldest)->last_use > idle_ticks;
     if (!unused_.empty() && !idle) {
         // Until now it cost next to nothing.
-        cache_.add_targets(unused_.back()->targets());
-        spaces_.push_back(std::make_unique<AddressSpace>(cr3, kind, *unused_.back(), pages_));
+        UserProcess& process = *unused_.back();
         unused_.pop_back();
+        const CodeCache::Space code = cache_.add_space(process.targets(), process.links());
+        spaces_.push_back(std::make_unique<AddressSpace>(cr3, kind, process, code, pages_));
         return spaces_.back().get();
     }
     if (oldest == spaces_.end()) return nullptr;
     ++evictions_;
     (*oldest)->reassign(cr3, kind, pages_);
-    cache_.clear_targets((*oldest)->process().targets());
+    cache_.clear_space((*oldest)->code());
     return oldest->get();
 }
 

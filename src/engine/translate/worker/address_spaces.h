@@ -26,7 +26,8 @@ enum class SpaceKind : std::uint8_t { identity, user, user32 };
 
 class AddressSpace final : public HostMapper {
 public:
-    AddressSpace(std::uint64_t cr3, SpaceKind kind, UserProcess& process, GuestPages& pages);
+    AddressSpace(std::uint64_t cr3, SpaceKind kind, UserProcess& process, CodeCache::Space code,
+                 GuestPages& pages);
 
     // Of these page tables, with whatever PCID.
     [[nodiscard]] bool is(std::uint64_t cr3) const { return ((cr3_ ^ cr3) & ~pcid_mask) == 0; }
@@ -48,6 +49,7 @@ public:
 
     bool user() const { return kind_ != SpaceKind::identity; }
     UserProcess& process() { return *process_; }
+    [[nodiscard]] CodeCache::Space code() const { return code_; }
     Window& window() { return *window_; }
 
     CodePages code_pages;
@@ -72,6 +74,7 @@ private:
     std::uint64_t cr3_;
     SpaceKind kind_;
     UserProcess* process_;
+    CodeCache::Space code_;
     std::unique_ptr<Window> window_;
 };
 

@@ -144,7 +144,7 @@ private:
     Next after_missing_target(std::uint64_t rip);
     Next branch_to_nowhere(const Block* from);
     Next go_on_at(const Block& block);
-    [[nodiscard]] bool may_link(const Block& from, const Block& to) const;
+    [[nodiscard]] bool may_link(const Site& from, const Block& to) const;
     Next after_indirect(const Site& site);
     Next after_fault();
     Next after_page_fault(std::uint64_t address, bool write);
@@ -162,7 +162,7 @@ private:
     [[nodiscard]] std::uint64_t second_page_of(std::uint64_t rip);
     void watch(std::uint64_t ram_page);
     void fill_after_fault();
-    static void link_within_page(CodeCache& code, Block& block);
+    void link_within_page(CodeCache& code, Block& block);
     // The block at `rip`, translated if need be; nullptr: it cannot be
     // fetched, or is the interpreter's.
     // `target`: an indirect branch leads there.
@@ -192,7 +192,7 @@ private:
     [[nodiscard]] ExecContext& context();
     [[nodiscard]] CodeCache& cache() { return mode_.user ? user_cache_ : supervisor_cache_; }
     [[nodiscard]] Window& window();
-    [[nodiscard]] std::uint64_t* targets();
+    [[nodiscard]] CodeCache::Space code_space() const;  // in cache()
     [[nodiscard]] static std::uint64_t* targets_of_supervisor();
     void note_code(std::uint64_t rip, std::uint64_t ram_offset);
     void drop_code(std::uint64_t ram_page);
@@ -243,6 +243,7 @@ private:
 
     bool in_context_ = false;         // the registers are in context(), not in the interpreter's state
     Mode mode_;
+    CodeCache::Space supervisor_space_ = 0;
     Mode targets_mode_;               // supervisor code: of what the table of targets leads to
     unsigned waits_for_fs_ = 0;       // in vain, one after the other
     bool window32_shown_ = false;     // GS.base of the thread is window32

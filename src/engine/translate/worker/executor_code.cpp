@@ -42,7 +42,7 @@ Block* Executor::block_for(std::uint64_t rip, Mode mode, bool note, bool target)
         if (block == nullptr) return nullptr;
         link_within_page(code, *block);
     }
-    if (note) {
+    if (note || (mode.user && !mode.alone)) {
         note_code(rip, ram_offset);
         if (block->second_page != Block::no_page) {
             note_code((rip | base::page_mask) + 1, block->second_page);
@@ -130,29 +130,37 @@ void Executor::link_within_page(CodeCache& code, Block& block)
 {
     if (block.mode.alone) return;
     for (const Exit& exit : block.exits) {
-        if (exit.kind != ExitKind::direct || exit.patch == 0) continue;
+        if (exit.kind != ExitKind::direct || exit.patch == 0 || exit.far) continue;
         if (((exit.target ^ block.rip) & ~base::page_mask) != 0) continue;
         const std::uint64_t ram_offset =
             (block.ram_offset & ~base::page_mask) | (exit.target & base::page_mask);
         Block* to = code.find(ram_offset, exit.target, exit.mode);
         if (to == nullptr) continue;
-        if (to->second_page != Block::no_page && to->through_table == 0) continue;
-        code.link({&block, &exit}, *to);
+        if (to->second_page != Block::no_page && to->by_cell == 0) continue;
+        code.link({&block, &exit}, *to, code_space());
     }
 }
 
 void Executor::note_code(std::uint64_t rip, std::uint64_t ram_offset)
 {
     CodePages& pages = mode_.user ? space_->code_pages : supervisor_pages_;
-    if (pages.knows(rip)) return;
+    CodeCache& code = mode_.user ? user_cache_ : supervisor_cache_;
+    const std::uint64_t linear_page = rip & ~base::page_mask;
+    const std::uint64_t ram_page = ram_offset & ~base::page_mask;
+    const std::uint64_t known = pages.ram_page(linear_page);
+    if (known == ram_page && code.shows(code_space(), ram_page)) return;
+    // Mapped otherwise now, although the guest has not flushed it.
+    if (known != ram_page && known != CodePages::unknown) {
+        code.hide_page(code_space(), linear_page, known);
+        if (!mode_.user) code.drop_page_at(known, linear_page);
+        ++code_version_;
+    }
     const x86::WalkResult found =
         interpreter_.probe(rip, x86::Access::execute, mode_.user && !mode_.privileged);
     const auto* translation = std::get_if<x86::Translation>(&found);
     pages.note(rip, ram_offset, translation != nullptr && translation->global);
-    if (!mode_.user) return;
-    user_cache_.enter_page(space_->process().targets(), rip & ~base::page_mask,
-                           space_->targets_mode,
-                           [&pages](std::uint64_t page) { return pages.ram_page(page); });
+    code.show_page(code_space(), linear_page, ram_page, mode_,
+                   [&pages](std::uint64_t page) { return pages.ram_page(page); });
 }
 
 bool Executor::rewritten_often(std::uint64_t ram_page)

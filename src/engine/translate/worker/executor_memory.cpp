@@ -6,17 +6,6 @@
 
 namespace doppel::engine::translate {
 
-namespace {
-
-// Instructions that go on in the page lie in the one before it.
-void forget_targets(CodeCache& cache, std::uint64_t* table, std::uint64_t linear_page)
-{
-    cache.clear_targets(table, linear_page);
-    cache.clear_targets(table, linear_page - base::page_size);
-}
-
-}  // namespace
-
 // ---- GuestPages ------------------------------------------------------------------------------------
 
 x86::WalkResult Executor::walk(std::uint64_t linear, x86::Access access, bool user) noexcept
@@ -157,7 +146,7 @@ void Executor::drop_supervisor_code(const std::vector<CodePages::Changed>& chang
 {
     for (const auto& page : changed) {
         supervisor_cache_.drop_page_at(page.ram_page, page.linear_page);
-        forget_targets(supervisor_cache_, targets_of_supervisor(), page.linear_page);
+        supervisor_cache_.hide_page(supervisor_space_, page.linear_page, page.ram_page);
         ++code_version_;
     }
 }
@@ -194,7 +183,7 @@ void Executor::apply_flushes()
             space->window().flush_page(linear);
             for (const auto& page :
                  space->code_pages.revalidate_page(linear, code_lookup(space->user()))) {
-                forget_targets(user_cache_, space->process().targets(), page.linear_page);
+                user_cache_.hide_page(space->code(), page.linear_page, page.ram_page);
             }
         }
     }
@@ -207,7 +196,7 @@ void Executor::refresh(AddressSpace& space)
     ++flushes_;
     space.window().flush(!space.stale_global);
     for (const auto& page : space.code_pages.revalidate(false, code_lookup(space.user()))) {
-        forget_targets(user_cache_, space.process().targets(), page.linear_page);
+        user_cache_.hide_page(space.code(), page.linear_page, page.ram_page);
     }
     space.stale = space.stale_global = false;
 }

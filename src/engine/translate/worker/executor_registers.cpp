@@ -41,9 +41,9 @@ std::uint64_t* Executor::targets_of_supervisor()
     return reinterpret_cast<std::uint64_t*>(supervisor_targets);
 }
 
-std::uint64_t* Executor::targets()
+CodeCache::Space Executor::code_space() const
 {
-    return mode_.user ? space_->process().targets() : targets_of_supervisor();
+    return mode_.user ? space_->code() : supervisor_space_;
 }
 
 void Executor::load_context()

@@ -29,6 +29,7 @@ void add_cache(base::CounterList& list, const std::string& name, const CodeCache
     list.add(name + ".blocks", counters.blocks);
     list.add(name + ".guest_instructions", counters.guest_instructions);
     list.add(name + ".host_bytes", counters.host_bytes);
+    list.add(name + ".cold_bytes", counters.cold_bytes);
     list.add(name + ".links", counters.links);
     list.add(name + ".entries", counters.entries);
     list.add(name + ".moved_blocks", counters.moved_blocks);

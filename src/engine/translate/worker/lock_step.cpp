@@ -57,8 +57,7 @@ void LockStep::copy_code(const Block& block)
 bool LockStep::prepare(const Block& block)
 {
     mode_ = block.mode;
-    host_ = block.host;
-    host_size_ = block.size;
+    host_ = block;
     vectors_ = false;
     copy_code(block);
     instructions_.clear();

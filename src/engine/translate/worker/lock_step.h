@@ -51,7 +51,7 @@ public:
     [[nodiscard]] bool armed() const { return armed_; }
     [[nodiscard]] bool vectors() const { return vectors_; }
     // The block's code; while armed.
-    [[nodiscard]] bool covers(std::uint64_t host) const { return host - host_ < host_size_; }
+    [[nodiscard]] bool covers(std::uint64_t host) const { return host_.has(host); }
 
     // How translated code was left: it leads on, and behind its last instruction; in front of one
     // that is the interpreter's; or anywhere, for a fault or a kick.
@@ -106,7 +106,7 @@ private:
     bool armed_ = false, vectors_ = false;
     bool whole_ = false;                          // the interpreter came to the block's end
     Mode mode_;
-    std::uint64_t host_ = 0, host_size_ = 0;
+    HostCode host_;
     std::vector<std::uint8_t> code_;
     std::vector<Instruction> instructions_;
     std::vector<Boundary> boundaries_;            // [0]: before the first instruction

@@ -31,8 +31,8 @@ struct SupervisorMemory {
             return base::errno_error(base::ErrorKind::host, "Cannot make a code cache", errno);
         }
         TRY(fixed(supervisor_code, supervisor_code_size, PROT_READ | PROT_EXEC, MAP_SHARED, code.get()));
-        code_alias = TRY(base::MappedRegion::map(supervisor_code_size, PROT_READ | PROT_WRITE,
-                                                 MAP_SHARED, code.get()));
+        code_alias = TRY(base::MappedRegion::map_aligned(supervisor_code_size, large_page,
+                                                         PROT_READ | PROT_WRITE, MAP_SHARED, code.get()));
         return {};
     }
 
