@@ -13,6 +13,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <unordered_map>
@@ -209,7 +210,9 @@ private:
     void refresh(AddressSpace& space);
     // Carries out what the guest flushed since translated code last ran.
     void apply_flushes();
-    [[nodiscard]] auto code_lookup(bool user);
+    // Where executable code of a linear page lies now; false: nowhere.
+    using CodeLookup = std::function<bool(std::uint64_t linear, CodePages::Page& now)>;
+    [[nodiscard]] CodeLookup code_lookup(bool user);
     void drop_supervisor_code(const std::vector<CodePages::Changed>& changed);
     void take_fpu();
     static void make_initial(x86::XsaveArea& area);

@@ -129,12 +129,13 @@ void Executor::on_write(base::Gpa start, std::uint64_t size) noexcept
 
 // ---- flushes -----------------------------------------------------------------------------------------
 
-auto Executor::code_lookup(bool user)
+// Only what may be remembered: an A bit that the guest has cleared is to be set by a fetch.
+Executor::CodeLookup Executor::code_lookup(bool user)
 {
     return [this, user](std::uint64_t linear, CodePages::Page& now) {
         const x86::WalkResult found = interpreter_.probe(linear, x86::Access::execute, user);
         const auto* translation = std::get_if<x86::Translation>(&found);
-        if (translation == nullptr) return false;
+        if (translation == nullptr || !translation->accessed) return false;
         const auto piece = ram(translation->gpa);
         if (!piece) return false;
         now = {piece->offset & ~base::page_mask, translation->global};
