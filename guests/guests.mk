@@ -163,10 +163,12 @@ BARE_CC := gcc -m32 -std=gnu11 -O2 -ffreestanding -fno-pic -fno-stack-protector 
     -fcf-protection=none -fno-asynchronous-unwind-tables -mgeneral-regs-only -I guests/bare \
     -Wall -Wextra -Wshadow -Wconversion -Wno-pointer-to-int-cast -Wno-int-to-pointer-cast -Werror
 BARE_C_HEADERS := $(wildcard guests/bare/c/*.h) guests/bare/bare.h
-BARE_C_GUESTS := $(addprefix $(GUESTS)/bare/,fuzz.elf writer.elf smp.elf order.elf)
+BARE_C_GUESTS := $(addprefix $(GUESTS)/bare/,fuzz.elf writer.elf smp.elf order.elf \
+    hypercalls.elf)
 FUZZ_PARTS := entry machine virtio random fuzz fuzz_requests fuzz_ring fuzz_machine
 WRITER_PARTS := entry machine virtio writer
 SMP_PARTS := entry machine smp_entry smp
+HYPERCALLS_PARTS := entry machine smp_entry hypercalls
 ORDER_PARTS := entry machine smp_entry order_entry order
 
 $(BARE_C)/%.o: guests/bare/c/%.c $(BARE_C_HEADERS)
@@ -181,6 +183,8 @@ $(GUESTS)/bare/writer.elf: $(WRITER_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
 	@$(BARE_LD) -o $@ $(WRITER_PARTS:%=$(BARE_C)/%.o)
 $(GUESTS)/bare/smp.elf: $(SMP_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
 	@$(BARE_LD) -o $@ $(SMP_PARTS:%=$(BARE_C)/%.o)
+$(GUESTS)/bare/hypercalls.elf: $(HYPERCALLS_PARTS:%=$(BARE_C)/%.o) guests/bare/bare.ld
+	@$(BARE_LD) -o $@ $(HYPERCALLS_PARTS:%=$(BARE_C)/%.o)
 
 # Its 64-bit half, which is put into it whole.
 $(BARE_C)/order64: guests/bare/c/order64.c guests/bare/flat.ld $(BARE_C_HEADERS)

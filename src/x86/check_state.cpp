@@ -59,7 +59,7 @@ bool events_possible(const EventState& events)
 {
     return byte_of(events.activity) <= static_cast<unsigned>(Activity::shutdown) &&
            byte_of(events.interrupt_shadow) <= 1 && byte_of(events.nmi_pending) <= 1 &&
-           byte_of(events.nmi_blocked) <= 1;
+           byte_of(events.nmi_blocked) <= 1 && byte_of(events.unhalted) <= 1;
 }
 
 }  // namespace

@@ -62,6 +62,7 @@ struct EventState {
     bool interrupt_shadow = false;  // after STI, MOV SS, POP SS: one instruction
     bool nmi_pending = false;
     bool nmi_blocked = false;  // until IRET
+    bool unhalted = false;     // the next HLT ends at once: paravirt::Hypercall::KICK_CPU
     bool operator==(const EventState&) const = default;
 };
 

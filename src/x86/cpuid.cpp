@@ -283,8 +283,9 @@ private:
         // "KVMKVMKVM" and "doppel", padded with zeros, in EBX ECX EDX.
         add(hypervisor_first, {hypervisor_last, 0x4b4d564b, 0x564b4d56, 0x4d});
         add(paravirt_features, {feature::NOP_IO_DELAY | feature::CLOCKSOURCE2 | feature::STEAL_TIME |
-                                    feature::PV_EOI | feature::PV_TLB_FLUSH |
-                                    feature::CLOCKSOURCE_STABLE_BIT,
+                                    feature::PV_EOI | feature::PV_UNHALT |
+                                    feature::PV_TLB_FLUSH | feature::PV_SEND_IPI |
+                                    feature::PV_SCHED_YIELD | feature::CLOCKSOURCE_STABLE_BIT,
                                 0, 0, 0});
         add(hypervisor_last, frequencies);
         add(own_first, {own_last, 0x70706f64, 0x00006c65, 0});

@@ -1,5 +1,6 @@
 // KVM's paravirtual interface as guests know it: CPUID leaves, MSRs and the structures that
-// a hypervisor keeps in guest memory. Linux Documentation/virt/kvm/x86/{cpuid,msr}.rst.
+// a hypervisor keeps in guest memory, and hypercalls. Linux
+// Documentation/virt/kvm/x86/{cpuid,msr,hypercalls}.rst.
 #pragma once
 
 #include <cstddef>
@@ -13,7 +14,10 @@ inline constexpr std::uint32_t NOP_IO_DELAY = 1u << 1,  // no port 0x80 between 
     CLOCKSOURCE2 = 1u << 3,                             // MSR_KVM_SYSTEM_TIME_NEW, WALL_CLOCK_NEW
     STEAL_TIME = 1u << 5,                               // MSR_KVM_STEAL_TIME
     PV_EOI = 1u << 6,                                   // MSR_KVM_PV_EOI_EN
+    PV_UNHALT = 1u << 7,                                // Hypercall::KICK_CPU
     PV_TLB_FLUSH = 1u << 9,                             // StealTime::preempted takes requests
+    PV_SEND_IPI = 1u << 11,                             // Hypercall::SEND_IPI
+    PV_SCHED_YIELD = 1u << 13,                          // Hypercall::SCHED_YIELD
     CLOCKSOURCE_STABLE_BIT = 1u << 24;                  // PVCLOCK_TSC_STABLE_BIT means what it says
 }
 
@@ -24,6 +28,15 @@ inline constexpr std::uint32_t MSR_KVM_WALL_CLOCK_NEW = 0x4b564d00,
 inline constexpr std::uint64_t enabled = 1;                   // bit 0 of the latter three
 inline constexpr std::uint64_t steal_time_reserved = 0x3e;    // #GP
 inline constexpr std::uint64_t pv_eoi_reserved = 0x2;         // #GP: the word is aligned to 4
+
+// VMCALL or VMMCALL at CPL 0. The number is in RAX, arguments in RBX, RCX, RDX, RSI; the answer
+// comes in RAX. Outside 64-bit code only the lower halves count.
+enum class Hypercall : std::uint64_t {
+    KICK_CPU = 5,      // RCX: an APIC ID. Ends that vCPU's HLT, or its next one
+    SEND_IPI = 10,     // RBX, RCX: 128 (64) bits, the first for the APIC ID in RDX; RSI: ICR
+    SCHED_YIELD = 11,  // RBX: the APIC ID of a vCPU that the caller waits for
+};
+inline constexpr std::int64_t KVM_EPERM = 1, KVM_EINVAL = 22, KVM_ENOSYS = 1000;  // negated
 
 // A version is odd while the structure is being written.
 struct WallClock {

@@ -37,6 +37,18 @@ class Bare(TestCase):
             with self.subTest(cpus=cpus):
                 self.passes("order", "--cpus", cpus, "--cmdline", f"cpus={cpus} rounds={rounds}")
 
+    def test_hypercalls(self):
+        for cpus in ["1"] if ENGINE == "kvm" else ["1", "2", "4"]:
+            with self.subTest(cpus=cpus):
+                result = self.passes("hypercalls", "--stats=json", "--cpus", cpus,
+                                     "--cmdline", f"cpus={cpus} rounds=500")
+                if ENGINE == "kvm":
+                    continue
+                counters = json.loads(result.stderr)["counters"]
+                self.assertGreaterEqual(counters["hypercalls.kicks"], 500 * (int(cpus) - 1) + 2)
+                self.assertGreater(counters["hypercalls.kicked_halts"], 0)
+                self.assertGreater(counters["hypercalls.ipis"], 1000)
+
     def test_paravirt(self):
         stats = json.loads(self.passes("paravirt", "--stats=json").stderr)
         if ENGINE != "kvm":

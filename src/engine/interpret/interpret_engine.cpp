@@ -1,4 +1,6 @@
 // The interpret engine: its vCPUs and the routing of interrupt messages between them.
+#include <sched.h>
+
 #include <mutex>
 #include <vector>
 
@@ -90,6 +92,25 @@ private:
             }
         }
         if (lowest != nullptr) lowest->accept(message);
+    }
+    void kick_cpu(std::uint32_t apic_id) noexcept override
+    {
+        if (apic_id < vcpus_.size()) vcpus_[apic_id]->end_halt();
+    }
+    unsigned send_ipis(std::uint64_t apic_ids, const x86::ApicMessage& message) noexcept override
+    {
+        unsigned taken = 0;
+        for (std::size_t i = 0; i < vcpus_.size(); ++i) {
+            if ((apic_ids >> i & 1) == 0 || !vcpus_[i]->takes(message.mode)) continue;
+            vcpus_[i]->accept(message);
+            ++taken;
+        }
+        return taken;
+    }
+    // To whom cannot be said: to whoever waits for this processor.
+    void yield_to(std::uint32_t apic_id) noexcept override
+    {
+        if (apic_id < vcpus_.size()) ::sched_yield();
     }
     bus::InterruptSource* source() noexcept override { return source_; }
     bool ring(bus::Space space, std::uint64_t address, unsigned size,

@@ -299,6 +299,9 @@ void BlockInterpreter::counters(base::CounterList& list) const
     list.add("interpreter.thunk_runs", core_.thunk_runs);
     list.add("interpreter.device_exits", core_.device_exits);
     list.add("interpreter.interrupts", core_.interrupts);
+    list.add("hypercalls.kicks", system_.hypercalls.kicks);
+    list.add("hypercalls.ipis", system_.hypercalls.ipis);
+    list.add("hypercalls.yields", system_.hypercalls.yields);
     for (std::size_t vector = 0; vector < core_.exceptions.size(); ++vector) {
         if (core_.exceptions[vector] == 0) continue;
         list.add("interpreter.exception_" + std::to_string(vector), core_.exceptions[vector]);

@@ -11,6 +11,7 @@
 
 #include "engine/engine.h"
 #include "x86/fault.h"
+#include "x86/lapic/lapic.h"
 #include "x86/page_walk.h"
 
 namespace doppel::engine::interpret {
@@ -52,6 +53,20 @@ public:
     // for how many the vCPU's thread has been kept from running.
     virtual std::uint64_t realtime_ns() noexcept;
     virtual std::uint64_t steal_ns() noexcept { return 0; }
+
+    // ---- hypercalls about other vCPUs: x86/paravirt.h. Any APIC ID may be asked for. ------------
+    // Somebody else serves them all: stop before the instruction.
+    virtual bool hypercalls_elsewhere() noexcept { return false; }
+    // Ends the vCPU's HLT, or its next one.
+    virtual void kick_cpu(std::uint32_t apic_id) noexcept { static_cast<void>(apic_id); }
+    // To the vCPUs whose APIC IDs are bits that are set; fixed or NMI. How many take it.
+    virtual unsigned send_ipis(std::uint64_t apic_ids, const x86::ApicMessage& message) noexcept
+    {
+        static_cast<void>(apic_ids), static_cast<void>(message);
+        return 0;
+    }
+    // The vCPU waits for that one, and may lose its processor to it.
+    virtual void yield_to(std::uint32_t apic_id) noexcept { static_cast<void>(apic_id); }
 };
 
 // For an engine that runs most instructions itself, over translations and code of its own:

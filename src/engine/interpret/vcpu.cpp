@@ -93,7 +93,10 @@ bool InterpretVcpu::may_run() noexcept
     {
         const std::lock_guard lock{apic_mutex_};
         init = std::exchange(init_pending_, false);
-        if (init) apic_.init();
+        if (init) {
+            apic_.init();
+            unhalted_.store(false, std::memory_order_relaxed);
+        }
         startup = std::exchange(startup_, std::nullopt);
     }
     if (init) {
@@ -135,6 +138,11 @@ std::optional<Exit> InterpretVcpu::execute_once() noexcept
         // An interrupt that may be taken ends the halt at once: back to the run loop.
         if (nmi_waiting() && interpreter_->nmi_allowed()) return std::nullopt;
         if (interpreter_->interrupts_enabled() && something_pending()) return std::nullopt;
+        if (unhalted_.exchange(false, std::memory_order_seq_cst)) {
+            ++counts_.kicked_halts;
+            interpreter_->wake();
+            return std::nullopt;
+        }
         ++counts_.halts;
         interpreter_->stops_running();
     } else if (std::holds_alternative<IoReadExit>(exit) ||
@@ -210,6 +218,11 @@ void InterpretVcpu::signal() noexcept
 {
     event_.store(true, std::memory_order_seq_cst);
     interpreter_->request_attention();
+    wake();
+}
+
+void InterpretVcpu::wake() noexcept
+{
     // Taking the mutex orders this with a waiter between its check and its sleep.
     { const std::lock_guard lock{wait_mutex_}; }
     wait_.notify_one();
@@ -230,7 +243,8 @@ void InterpretVcpu::wait() noexcept
             deadline = apic_.next_deadline(now());
         }
         const auto awake = [this] {
-            return event_.load(std::memory_order_seq_cst) || kicked_.load(std::memory_order_acquire);
+            return event_.load(std::memory_order_seq_cst) || unhalted_.load(std::memory_order_seq_cst) ||
+                   kicked_.load(std::memory_order_acquire);
         };
         std::unique_lock lock{wait_mutex_};
         if (!deadline) {
@@ -296,6 +310,19 @@ void InterpretVcpu::accept(const x86::ApicMessage& message) noexcept
     signal();
 }
 
+bool InterpretVcpu::takes(x86::DeliveryMode mode) noexcept
+{
+    const std::lock_guard lock{apic_mutex_};
+    return apic_.address().takes(mode);
+}
+
+void InterpretVcpu::end_halt() noexcept
+{
+    // One that runs looks when it halts.
+    unhalted_.store(true, std::memory_order_seq_cst);
+    wake();
+}
+
 void InterpretVcpu::set_external_interrupt(bool level) noexcept
 {
     {
@@ -322,6 +349,7 @@ void InterpretVcpu::reset_apic() noexcept
     nmi_pending_ = false;
     init_pending_ = false;
     startup_.reset();
+    unhalted_.store(false, std::memory_order_relaxed);
     arm_timer();
 }
 
@@ -372,6 +400,14 @@ bool InterpretVcpu::apic_write(std::uint32_t reg, std::uint64_t value) noexcept
     // TPR, EOI and self-IPIs may have made something deliverable.
     interpreter_->request_interrupt_window(something_pending());
     return true;
+}
+
+unsigned InterpretVcpu::send_ipis(std::uint64_t apic_ids, const x86::ApicMessage& message) noexcept
+{
+    settle_eoi(EoiOffer::withdraw);
+    const unsigned taken = router_.send_ipis(apic_ids, message);
+    interpreter_->request_interrupt_window(something_pending());
+    return taken;
 }
 
 std::uint64_t InterpretVcpu::cr8() noexcept
@@ -448,6 +484,7 @@ x86::CpuState InterpretVcpu::state() noexcept
     state.apic_base = apic_.apic_base();
     state.tsc_deadline = apic_.state().tsc_deadline;
     state.events.nmi_pending = nmi_pending_;
+    state.events.unhalted = unhalted_.load(std::memory_order_relaxed);
     return state;
 }
 
@@ -461,6 +498,7 @@ void InterpretVcpu::set_state(const x86::CpuState& state) noexcept
     apic_.load_apic_base(state.apic_base);
     apic_.load_tsc_deadline(state.tsc_deadline);
     nmi_pending_ = state.events.nmi_pending;
+    unhalted_.store(state.events.unhalted, std::memory_order_relaxed);
     arm_timer();
 }
 
@@ -496,6 +534,7 @@ void InterpretVcpu::counters(base::CounterList& list) const
     list.add("injected.nmis", counts_.nmis);
     list.add("apic.eoi_writes", counts_.eoi_writes);
     list.add("apic.silent_eois", counts_.silent_eois);
+    list.add("hypercalls.kicked_halts", counts_.kicked_halts);
     interpreter_->counters(list);
 }
 

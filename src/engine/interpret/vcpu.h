@@ -28,6 +28,10 @@ public:
     virtual bool ring(bus::Space space, std::uint64_t address, unsigned size,
                       std::uint64_t value) noexcept = 0;
     virtual void route(const x86::ApicMessage& message, unsigned sender) noexcept = 0;
+    // What Environment says of these.
+    virtual void kick_cpu(std::uint32_t apic_id) noexcept = 0;
+    virtual unsigned send_ipis(std::uint64_t apic_ids, const x86::ApicMessage& message) noexcept = 0;
+    virtual void yield_to(std::uint32_t apic_id) noexcept = 0;
     [[nodiscard]] virtual bus::InterruptSource* source() noexcept = 0;
     // What vCPUs share, nullptr when there is one.
     [[nodiscard]] virtual SharedCode* shared_code() noexcept = 0;
@@ -60,6 +64,10 @@ public:
     [[nodiscard]] bool matches(const x86::ApicMessage& message, bool sender) noexcept;
     [[nodiscard]] std::uint8_t arbitration_priority() noexcept;
     void accept(const x86::ApicMessage& message) noexcept;
+    // accept() would take a message of this mode.
+    [[nodiscard]] bool takes(x86::DeliveryMode mode) noexcept;
+    // Ends the HLT, or the next one.
+    void end_halt() noexcept;
     void set_external_interrupt(bool level) noexcept;
     void inject_nmi() noexcept;
     void reset_apic() noexcept;
@@ -84,6 +92,9 @@ private:
     }
     void tsc_offset_changed(std::uint64_t offset) noexcept override;
     std::uint64_t steal_ns() noexcept override;
+    void kick_cpu(std::uint32_t apic_id) noexcept override { router_.kick_cpu(apic_id); }
+    unsigned send_ipis(std::uint64_t apic_ids, const x86::ApicMessage& message) noexcept override;
+    void yield_to(std::uint32_t apic_id) noexcept override { router_.yield_to(apic_id); }
 
     [[nodiscard]] x86::ApicTime now() const;
     void note(x86::Accepted accepted) noexcept;  // apic_mutex_ held
@@ -92,6 +103,7 @@ private:
     void carry_out(const x86::Effects& effects) noexcept;
     // Something for the run loop to look at: wakes wait(), stops execute().
     void signal() noexcept;
+    void wake() noexcept;
     void arm_timer() noexcept;  // apic_mutex_ held
     // Injects the most urgent interrupt that may be taken now. True: one was.
     bool inject_pending() noexcept;
@@ -123,6 +135,7 @@ private:
 
     std::atomic<bool> kicked_{false};
     std::atomic<bool> event_{false};
+    std::atomic<bool> unhalted_{false};  // EventState::unhalted
     std::mutex wait_mutex_;
     std::condition_variable wait_;
 
@@ -130,7 +143,7 @@ private:
     std::uint64_t budget_end_ = 0;
     struct {
         std::uint64_t io = 0, mmio = 0, halts = 0, kicks = 0, attention = 0, interrupts = 0, nmis = 0,
-                      eoi_writes = 0, silent_eois = 0;
+                      eoi_writes = 0, silent_eois = 0, kicked_halts = 0;
     } counts_;
 };
 

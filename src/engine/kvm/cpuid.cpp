@@ -4,6 +4,8 @@
 #include <functional>
 #include <iterator>
 
+#include "x86/paravirt.h"
+
 namespace doppel::engine::kvm {
 
 namespace {
@@ -13,10 +15,13 @@ using x86::CpuidResult;
 
 constexpr std::uint32_t hypervisor_leaf = 0x40000000, features_leaf = 0x40000001,
                         own_leaf = 0x40000100, last_hypervisor_leaf = 0x400001ff;
-// KVM_FEATURE_CLOCKSOURCE, CLOCKSOURCE2, STEAL_TIME, PV_EOI, PV_TLB_FLUSH and
-// CLOCKSOURCE_STABLE_BIT: what the other engines offer, and KVM's first clock.
+// What the other engines offer, and KVM's first clock.
+namespace feature = x86::paravirt::feature;
+constexpr std::uint32_t KVM_FEATURE_CLOCKSOURCE = 1u << 0;
 constexpr std::uint32_t passed_features =
-    (1u << 0) | (1u << 3) | (1u << 5) | (1u << 6) | (1u << 9) | (1u << 24);
+    KVM_FEATURE_CLOCKSOURCE | feature::CLOCKSOURCE2 | feature::STEAL_TIME | feature::PV_EOI |
+    feature::PV_UNHALT | feature::PV_TLB_FLUSH | feature::PV_SEND_IPI | feature::PV_SCHED_YIELD |
+    feature::CLOCKSOURCE_STABLE_BIT;
 constexpr std::uint32_t leaf1_ecx_xsave = 1u << 26;
 
 const kvm_cpuid_entry2* find(const CpuidList& list, std::uint32_t leaf, std::uint32_t subleaf)

@@ -86,6 +86,7 @@ private:
     bool apic_read(std::uint32_t, std::uint64_t&) noexcept override { return false; }
     bool apic_write(std::uint32_t, std::uint64_t) noexcept override { return false; }
     bool has_other_msrs() noexcept override { return true; }
+    bool hypercalls_elsewhere() noexcept override { return true; }
     bool rejected() noexcept override { return rejected_; }
     std::uint64_t cr8() noexcept override { return cr8_; }
     void set_cr8(std::uint64_t value) noexcept override { cr8_ = value; }

@@ -253,6 +253,7 @@ bool VcpuState::load(VcpuSnapshot& to) noexcept
     state.events.interrupt_shadow = to.events.interrupt.shadow != 0;
     state.events.nmi_pending = to.events.nmi.pending != 0;
     state.events.nmi_blocked = to.events.nmi.masked != 0;
+    state.events.unhalted = false;  // known to KVM alone, which counts a halt that it ends as over
     return true;
 }
 
@@ -309,11 +310,13 @@ bool VcpuState::store_events(const CpuState& state) noexcept
     return call(fd_, KVM_SET_VCPU_EVENTS, &events) == 0 || fail("KVM_SET_VCPU_EVENTS");
 }
 
-bool VcpuState::store_activity(Activity activity) noexcept
+bool VcpuState::store_activity(const x86::EventState& events) noexcept
 {
     kvm_mp_state mp{};
-    switch (activity) {
-    case Activity::halted: mp.mp_state = KVM_MP_STATE_HALTED; break;
+    switch (events.activity) {
+    case Activity::halted:
+        mp.mp_state = events.unhalted ? KVM_MP_STATE_RUNNABLE : KVM_MP_STATE_HALTED;
+        break;
     case Activity::wait_for_sipi: mp.mp_state = KVM_MP_STATE_UNINITIALIZED; break;
     case Activity::running:
     case Activity::shutdown: mp.mp_state = KVM_MP_STATE_RUNNABLE; break;
@@ -348,7 +351,7 @@ bool VcpuState::store(const CpuState& state) noexcept
     if (call(fd_, KVM_SET_REGS, &regs) < 0) return fail("KVM_SET_REGS");
     store_xcr0(state.xcr0);
     return store_xsave(state) && store_debug(state) && store_msrs(state, nullptr) &&
-           store_events(state) && store_activity(state.events.activity);
+           store_events(state) && store_activity(state.events);
 }
 
 bool VcpuState::store_changes(const VcpuSnapshot& before, const CpuState& state,
@@ -372,7 +375,7 @@ bool VcpuState::store_changes(const VcpuSnapshot& before, const CpuState& state,
         return false;
     }
     return store_msrs(state, &old) && store_events(state) &&
-           (state.events.activity == old.events.activity || store_activity(state.events.activity));
+           (state.events.activity == old.events.activity || store_activity(state.events));
 }
 
 }  // namespace doppel::engine::kvm

@@ -52,7 +52,7 @@ private:
     bool store_msrs(const x86::CpuState& state, const x86::CpuState* before) noexcept;
     bool store_xsave(const x86::CpuState& state) noexcept;
     bool store_events(const x86::CpuState& state) noexcept;
-    bool store_activity(x86::Activity activity) noexcept;
+    bool store_activity(const x86::EventState& events) noexcept;
     bool store_debug(const x86::CpuState& state) noexcept;
     void store_xcr0(std::uint64_t value) noexcept;
 

@@ -166,6 +166,11 @@ public:
         bool accepts = false;          // software-enabled: accept() takes interrupts
 
         bool operator==(const Address&) const = default;
+        // accept() would take a message of this mode.
+        [[nodiscard]] bool takes(DeliveryMode mode) const
+        {
+            return enabled && (accepts || mode == DeliveryMode::nmi);
+        }
     };
     [[nodiscard]] Address address() const;
     [[nodiscard]] static bool matches(const ApicMessage& message, const Address& address, bool sender);

@@ -136,7 +136,7 @@ TEST(KvmCpuid, IsThePolicyReducedToWhatKvmOffers)
     EXPECT_FALSE(filtered.has(0x80000001, 0, 'd', 20));
     EXPECT_EQ(filtered.xcr0_mask(), 0u);
     EXPECT_EQ(filtered.query(0x40000000, 0, {}).ebx, 0x4b4d564bu);
-    EXPECT_EQ(filtered.query(0x40000001, 0, {}).eax, 0x01000269u);
+    EXPECT_EQ(filtered.query(0x40000001, 0, {}).eax, 0x01002ae9u);
     EXPECT_EQ(filtered.query(0x40000100, 0, {}).ebx, 0x70706f64u);
     EXPECT_EQ(filtered.query(0x40000100, 0, {}).eax, 0x40000110u);
     EXPECT_EQ(filtered.query(0, 0, {}).ebx, policy.query(0, 0, {}).ebx);

@@ -236,7 +236,7 @@ TEST(Cpuid, Signature)
     const auto policy = policy_of(everything());
     EXPECT_EQ(policy.query(0x40000000, 0, {}),
               (CpuidResult{0x40000010, 0x4b4d564b, 0x564b4d56, 0x4d}));
-    EXPECT_EQ(policy.query(0x40000001, 0, {}), (CpuidResult{0x0100026a, 0, 0, 0}));
+    EXPECT_EQ(policy.query(0x40000001, 0, {}), (CpuidResult{0x01002aea, 0, 0, 0}));
     EXPECT_EQ(policy.query(0x40000100, 0, {}), (CpuidResult{0x40000110, 0x70706f64, 0x00006c65, 0}));
     EXPECT_EQ(policy.query(0x40000110, 0, {}), policy.query(0x40000010, 0, {}));
 }

@@ -185,6 +185,7 @@ bool lower_control_registers(const Decoded& decoded, Op& op, Core& core);
 bool lower_msr(const Decoded& decoded, Op& op, Core& core);
 bool lower_tables(const Decoded& decoded, Op& op, Core& core);
 bool lower_io(const Decoded& decoded, Op& op, Core& core);
+bool lower_hypercall(const Decoded& decoded, Op& op, Core& core);
 bool lower_misc(const Decoded& decoded, Op& op, Core& core);
 
 }  // namespace doppel::engine::interpret::privileged

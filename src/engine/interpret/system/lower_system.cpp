@@ -19,7 +19,7 @@ bool lower(const Decoded& decoded, Op& op, Core& core)
            lower_interrupts(decoded, op, core) || lower_syscall(decoded, op, core) ||
            lower_control_registers(decoded, op, core) || lower_msr(decoded, op, core) ||
            lower_tables(decoded, op, core) || lower_io(decoded, op, core) ||
-           lower_misc(decoded, op, core);
+           lower_hypercall(decoded, op, core) || lower_misc(decoded, op, core);
 }
 
 }  // namespace

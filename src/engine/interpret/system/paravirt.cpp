@@ -22,11 +22,6 @@ constexpr std::uint32_t features_leaf = 0x40000001;
 constexpr std::uint64_t ns_per_second = 1'000'000'000;
 constexpr std::uint64_t steal_period_ns = 1'000'000;
 
-bool offers(const Core& core, std::uint32_t feature)
-{
-    return core.cpuid.has(features_leaf, 0, 'a', static_cast<unsigned>(std::countr_zero(feature)));
-}
-
 // Nowhere near the end of the address space, so that sums do not wrap around.
 bool plausible(const Core& core, std::uint64_t gpa)
 {
@@ -50,18 +45,23 @@ void publish(memory::GuestMemory& memory, Gpa at, T value)
 
 }  // namespace
 
+bool System::offers(std::uint32_t feature) const
+{
+    return core_.cpuid.has(features_leaf, 0, 'a', static_cast<unsigned>(std::countr_zero(feature)));
+}
+
 std::uint64_t* System::paravirt_msr(std::uint32_t index)
 {
     if (environment_.has_other_msrs()) return nullptr;
     switch (index) {
     case pv::MSR_KVM_WALL_CLOCK_NEW:
-        return offers(core_, pv::feature::CLOCKSOURCE2) ? &core_.state.kvm_wall_clock : nullptr;
+        return offers(pv::feature::CLOCKSOURCE2) ? &core_.state.kvm_wall_clock : nullptr;
     case pv::MSR_KVM_SYSTEM_TIME_NEW:
-        return offers(core_, pv::feature::CLOCKSOURCE2) ? &core_.state.kvm_system_time : nullptr;
+        return offers(pv::feature::CLOCKSOURCE2) ? &core_.state.kvm_system_time : nullptr;
     case pv::MSR_KVM_STEAL_TIME:
-        return offers(core_, pv::feature::STEAL_TIME) ? &core_.state.kvm_steal_time : nullptr;
+        return offers(pv::feature::STEAL_TIME) ? &core_.state.kvm_steal_time : nullptr;
     case pv::MSR_KVM_PV_EOI_EN:
-        return offers(core_, pv::feature::PV_EOI) ? &core_.state.kvm_pv_eoi : nullptr;
+        return offers(pv::feature::PV_EOI) ? &core_.state.kvm_pv_eoi : nullptr;
     default: return nullptr;
     }
 }
@@ -183,7 +183,7 @@ std::byte* System::preempted_byte(Gpa& at) const
 
 void System::stops_running()
 {
-    if (stopped_ || !offers(core_, pv::feature::PV_TLB_FLUSH)) return;
+    if (stopped_ || !offers(pv::feature::PV_TLB_FLUSH)) return;
     Gpa at;
     std::byte* const byte = preempted_byte(at);
     if (byte == nullptr) return;
@@ -196,7 +196,7 @@ void System::runs_again()
 {
     if (!stopped_) return;
     stopped_ = false;
-    if (!offers(core_, pv::feature::PV_TLB_FLUSH)) return;
+    if (!offers(pv::feature::PV_TLB_FLUSH)) return;
     Gpa at;
     std::byte* const byte = preempted_byte(at);
     if (byte == nullptr) return;

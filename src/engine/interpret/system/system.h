@@ -70,7 +70,9 @@ public:
     // Of whole states: set_state() takes state.tsc as the value now, state() gives it back.
     void state_imported();
 
-    // ---- paravirtual aids (paravirt.cpp) -------------------------------------------------------
+    // ---- paravirtual aids (paravirt.cpp, hypercall.cpp) -----------------------------------------
+    // CPUID says so: one bit of x86::paravirt::feature.
+    [[nodiscard]] bool offers(std::uint32_t feature) const;
     // Not offered, or somebody else's: nullptr. Else where the state keeps the MSR.
     [[nodiscard]] std::uint64_t* paravirt_msr(std::uint32_t index);
     // False: #GP.
@@ -87,6 +89,10 @@ public:
 
     // Environment refused: stop before the current instruction.
     bool environment_refused = false;
+    // Hypercalls that were served, for --stats.
+    struct {
+        std::uint64_t kicks = 0, ipis = 0, yields = 0;
+    } hypercalls;
 
     Core& core() { return core_; }
     Environment& environment() { return environment_; }

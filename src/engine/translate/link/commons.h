@@ -55,6 +55,7 @@ struct Seat {
     alignas(64) std::atomic<std::uint64_t> vectors[4];
     std::atomic<std::uint32_t> nmi, init;
     std::atomic<std::uint32_t> startup;                // SIPI: startup_bit and its vector
+    std::atomic<std::uint32_t> unhalted;               // EventState::unhalted, by any worker
 
     // Written by the worker: where messages find its local APIC.
     alignas(64) std::atomic<std::uint64_t> apic_address;

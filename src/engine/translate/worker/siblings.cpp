@@ -86,10 +86,27 @@ bool Siblings::mine(const x86::ApicMessage& message) const
 
 void Siblings::send(const x86::ApicMessage& message)
 {
-    using x86::DeliveryMode;
-    const std::uint64_t to = destinations(*commons_, count_, message, index_) & ~bit_;
+    deliver(message, destinations(*commons_, count_, message, index_) & ~bit_);
+}
+
+unsigned Siblings::send(const x86::ApicMessage& message, std::uint64_t apic_ids)
+{
+    std::uint64_t to = 0;
     for (unsigned i = 0; i < count_; ++i) {
-        if ((to >> i & 1) == 0) continue;
+        const std::uint64_t bit = std::uint64_t{1} << i;
+        if ((apic_ids & bit & ~bit_) == 0) continue;
+        const auto& address = commons_->seats[i].apic_address;
+        if (unpack(address.load(std::memory_order_relaxed), i).takes(message.mode)) to |= bit;
+    }
+    deliver(message, to);
+    return static_cast<unsigned>(std::popcount(to));
+}
+
+void Siblings::deliver(const x86::ApicMessage& message, std::uint64_t vcpus)
+{
+    using x86::DeliveryMode;
+    for (unsigned i = 0; i < count_; ++i) {
+        if ((vcpus >> i & 1) == 0) continue;
         Seat& seat = commons_->seats[i];
         switch (message.mode) {
         case DeliveryMode::fixed:
@@ -108,10 +125,33 @@ void Siblings::send(const x86::ApicMessage& message)
         case DeliveryMode::external: continue;
         }
         ++counts_.ipis;
-        poke(seat, [&] {
-            ::syscall(SYS_pidfd_send_signal, processes_[i].get(), kick_signal(), nullptr, 0);
-        });
+        make_look(i);
     }
+}
+
+void Siblings::make_look(unsigned vcpu)
+{
+    poke(commons_->seats[vcpu], [&] {
+        ::syscall(SYS_pidfd_send_signal, processes_[vcpu].get(), kick_signal(), nullptr, 0);
+    });
+}
+
+void Siblings::end_halt(std::uint32_t apic_id)
+{
+    if (apic_id >= count_) return;
+    Seat& seat = commons_->seats[apic_id];
+    seat.unhalted.store(1, std::memory_order_seq_cst);
+    // Who runs guest code need not stop: it looks once more after it has said that it sleeps.
+    if (apic_id == index_ || seat.in_guest.load(std::memory_order_seq_cst) == in_guest_code) return;
+    make_look(apic_id);
+}
+
+// To that one alone cannot be said: to whoever waits for this processor of the host.
+void Siblings::yield_to(std::uint32_t apic_id) const
+{
+    if (apic_id >= count_) return;
+    const Seat& seat = commons_->seats[apic_id];
+    if (seat.in_guest.load(std::memory_order_relaxed) != asleep_in_hlt) ::sched_yield();
 }
 
 // ---- notes -------------------------------------------------------------------------------------

@@ -41,6 +41,12 @@ public:
     // ---- interrupts --------------------------------------------------------------------------------
     // To all others that it is for.
     void send(const x86::ApicMessage& message);
+    // A fixed interrupt or NMI, to the others whose APIC IDs are bits that are set. How many take it.
+    unsigned send(const x86::ApicMessage& message, std::uint64_t apic_ids);
+    // Ends the HLT of the vCPU, or its next one. Any APIC ID.
+    void end_halt(std::uint32_t apic_id);
+    // The vCPU waits for that one. Any APIC ID.
+    void yield_to(std::uint32_t apic_id) const;
     // The message, which may go to one vCPU of several, is this one's.
     [[nodiscard]] bool mine(const x86::ApicMessage& message) const;
 
@@ -92,6 +98,9 @@ private:
     {
         return maps_.code[page >> base::page_shift].load(std::memory_order_seq_cst);
     }
+    // The message says not where to, but what.
+    void deliver(const x86::ApicMessage& message, std::uint64_t vcpus);
+    void make_look(unsigned vcpu);
     // The number of notes then.
     std::uint32_t note(unsigned to, std::uint64_t what);
     void wait_for(std::uint64_t vcpus, const std::array<std::uint32_t, vcpus_max>& numbers);

@@ -107,6 +107,11 @@ protected:
         VirtualCpu::want_interrupt_window(wanted);
         executor_->want_interrupt_window(wanted);
     }
+    void want_return() noexcept override
+    {
+        VirtualCpu::want_return();
+        attention_.fetch_or(Executor::called, std::memory_order_seq_cst);
+    }
     void export_state() override { executor_->export_state(); }
     [[nodiscard]] std::string failure() const override
     {

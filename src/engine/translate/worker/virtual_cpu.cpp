@@ -176,6 +176,7 @@ bool VirtualCpu::may_run()
         export_state();
         apic_.init();
         apic_changed();
+        seat_.unhalted.store(0);
         become(x86::init_state(interpreter_->state()));
     }
     if (interpreter_->direct().state->events.activity != x86::Activity::wait_for_sipi) return true;
@@ -235,20 +236,7 @@ std::optional<Reply> VirtualCpu::answer_to(const Exit& exit)
     if (const auto* write = std::get_if<MmioWriteExit>(&exit)) {
         return access(Reply::mmio_write, write->gpa.value, write->size, write->value);
     }
-    if (std::holds_alternative<HaltExit>(exit)) {
-        // An interrupt that may be taken ends the halt at once.
-        if (nmi_pending_ && interpreter_->nmi_allowed()) return std::nullopt;
-        const bool enabled = interpreter_->interrupts_enabled();
-        if (enabled && something_pending()) return std::nullopt;
-        ++counts_.halts;
-        interpreter_->stops_running();
-        if (!enabled) return Reply::halt;
-        resources_.siblings.leave();
-        sleep_in_hlt();
-        enter();
-        interpreter_->runs_again();
-        return std::nullopt;
-    }
+    if (std::holds_alternative<HaltExit>(exit)) return halt();
     std::string text;
     Reply reply = Reply::error;
     if (const auto* shutdown = std::get_if<ShutdownExit>(&exit)) {
@@ -261,6 +249,28 @@ std::optional<Reply> VirtualCpu::answer_to(const Exit& exit)
     }
     set_text(mailbox_, text);
     return reply;
+}
+
+std::optional<Reply> VirtualCpu::halt()
+{
+    // An interrupt that may be taken ends the halt at once.
+    if (nmi_pending_ && interpreter_->nmi_allowed()) return std::nullopt;
+    const bool enabled = interpreter_->interrupts_enabled();
+    if (enabled && something_pending()) return std::nullopt;
+    if (seat_.unhalted.load(std::memory_order_relaxed) != 0 && seat_.unhalted.exchange(0) != 0) {
+        ++counts_.kicked_halts;
+        interpreter_->wake();
+        return std::nullopt;
+    }
+    ++counts_.halts;
+    interpreter_->stops_running();
+    // Another vCPU may end a halt without interrupts, and spinlocks of guests wait like that.
+    if (!enabled && !resources_.siblings.any()) return Reply::halt;
+    resources_.siblings.leave();
+    sleep_in_hlt();
+    enter();
+    interpreter_->runs_again();
+    return std::nullopt;
 }
 
 Reply VirtualCpu::access(Reply kind, std::uint64_t address, unsigned size, std::uint64_t value)
@@ -280,7 +290,7 @@ void VirtualCpu::sleep_in_hlt()
     const std::uint64_t since = monotonic_ns();
     look_for_attention(since, timed ? to_ns(host) : std::numeric_limits<std::uint64_t>::max());
     seat_.in_guest.store(asleep_in_hlt, std::memory_order_seq_cst);
-    while (seat_.attention.load(std::memory_order_seq_cst) == 0) {
+    while (!called()) {
         if (timed && resources_.clock.now_ns() >= *deadline) break;
         futex_wait(seat_.attention, 0, timed ? &host : nullptr);
     }
@@ -291,12 +301,18 @@ void VirtualCpu::sleep_in_hlt()
     mailbox_.halted_ns.store(halted_ns_, std::memory_order_relaxed);
 }
 
+bool VirtualCpu::called() const noexcept
+{
+    return seat_.attention.load(std::memory_order_seq_cst) != 0 ||
+           seat_.unhalted.load(std::memory_order_seq_cst) != 0;
+}
+
 // As the engine, which nobody need wake.
 void VirtualCpu::look_for_attention(std::uint64_t now_ns, std::uint64_t deadline_ns)
 {
     constexpr std::uint64_t preempted_ns = 20'000;
     const std::uint64_t until = std::min(now_ns + halt_poll_.window_ns(), deadline_ns);
-    while (now_ns < until && seat_.attention.load(std::memory_order_acquire) == 0) {
+    while (now_ns < until && !called()) {
         __builtin_ia32_pause();
         const std::uint64_t before = std::exchange(now_ns, monotonic_ns());
         if (now_ns - before > preempted_ns) return halt_poll_.contended();
@@ -368,6 +384,7 @@ void VirtualCpu::forget_ipis()
     seat_.nmi.store(0);
     seat_.init.store(0);
     seat_.startup.store(0);
+    seat_.unhalted.store(0);
 }
 
 void VirtualCpu::inject_pending()
@@ -417,10 +434,17 @@ void VirtualCpu::note(x86::Accepted accepted) noexcept
     }
 }
 
+// What it sent to itself. An NMI waits for no window.
+void VirtualCpu::accept_own(const x86::ApicMessage& message) noexcept
+{
+    note(apic_.accept(message));
+    if (nmi_pending_) want_return();
+}
+
 void VirtualCpu::carry_out(const x86::Effects& effects) noexcept
 {
     if (effects.ipi) {
-        if (resources_.siblings.mine(*effects.ipi)) note(apic_.accept(*effects.ipi));
+        if (resources_.siblings.mine(*effects.ipi)) accept_own(*effects.ipi);
         resources_.siblings.send(*effects.ipi);
     }
     if (effects.end_of_interrupt) {
@@ -496,6 +520,18 @@ bool VirtualCpu::apic_write(std::uint32_t reg, std::uint64_t value) noexcept
     return true;
 }
 
+unsigned VirtualCpu::send_ipis(std::uint64_t apic_ids, const x86::ApicMessage& message) noexcept
+{
+    settle_eoi(EoiOffer::withdraw);
+    unsigned taken = resources_.siblings.send(message, apic_ids);
+    if ((apic_ids >> apic_.id() & 1) != 0 && apic_.address().takes(message.mode)) {
+        accept_own(message);
+        ++taken;
+    }
+    want_interrupt_window(something_pending());
+    return taken;
+}
+
 void VirtualCpu::set_cr8(std::uint64_t value) noexcept
 {
     settle_eoi(EoiOffer::keep);
@@ -556,6 +592,7 @@ void VirtualCpu::save_state(x86::CpuState& state) const
     state.apic_base = apic_.apic_base();
     state.tsc_deadline = apic_.state().tsc_deadline;
     state.events.nmi_pending = nmi_pending_;
+    state.events.unhalted = seat_.unhalted.load(std::memory_order_relaxed) != 0;
 }
 
 void VirtualCpu::load_state(const x86::CpuState& state)
@@ -567,6 +604,7 @@ void VirtualCpu::load_state(const x86::CpuState& state)
     apic_.load_apic_base(state.apic_base);
     apic_.load_tsc_deadline(state.tsc_deadline);
     nmi_pending_ = state.events.nmi_pending;
+    seat_.unhalted.store(state.events.unhalted ? 1 : 0, std::memory_order_relaxed);
     apic_changed();
 }
 
@@ -602,6 +640,7 @@ void VirtualCpu::counters(base::CounterList& list) const
     list.add("worker.timers_armed", counts_.timers_armed);
     list.add("apic.eoi_writes", counts_.eoi_writes);
     list.add("apic.silent_eois", counts_.silent_eois);
+    list.add("hypercalls.kicked_halts", counts_.kicked_halts);
     resources_.siblings.counters(list);
     interpreter_->counters(list);
 }

@@ -45,6 +45,8 @@ protected:
     {
         interpreter_->request_interrupt_window(wanted);
     }
+    // From within advance(): it is to return soon.
+    virtual void want_return() noexcept { interpreter_->request_attention(); }
     // The interpreter's state is about to be read: brings it up to date.
     virtual void export_state() {}
     // Why advance() returned Stop::environment, when it was for good.
@@ -80,6 +82,9 @@ protected:
     bool ring(bus::Space space, std::uint64_t address, unsigned size,
               std::uint64_t value) noexcept override;
     void tsc_offset_changed(std::uint64_t offset) noexcept override;
+    void kick_cpu(std::uint32_t apic_id) noexcept override { resources_.siblings.end_halt(apic_id); }
+    unsigned send_ipis(std::uint64_t apic_ids, const x86::ApicMessage& message) noexcept override;
+    void yield_to(std::uint32_t apic_id) noexcept override { resources_.siblings.yield_to(apic_id); }
 
 private:
     Reply run();
@@ -89,8 +94,11 @@ private:
     std::optional<Reply> execute_once();
     // Nothing: the exit was dealt with here.
     std::optional<Reply> answer_to(const Exit& exit);
+    std::optional<Reply> halt();
     Reply access(Reply kind, std::uint64_t address, unsigned size, std::uint64_t value);
     void sleep_in_hlt();
+    // What ends a sleep in HLT, but for time.
+    [[nodiscard]] bool called() const noexcept;
     void look_for_attention(std::uint64_t now_ns, std::uint64_t deadline_ns);
 
     // memory_alone: interrupts that were posted before a reset are gone with it.
@@ -103,6 +111,7 @@ private:
     void enter();
     void inject_pending();
     void carry_out(const x86::Effects& effects) noexcept;
+    void accept_own(const x86::ApicMessage& message) noexcept;
     // PV EOI: see InterpretVcpu.
     void offer_eoi() noexcept;
     void settle_eoi(interpret::EoiOffer offer) noexcept;
@@ -138,7 +147,7 @@ private:
     std::uint64_t budget_end_ = 0;           // of Interpreter::instructions(), 0 no limit
     struct {
         std::uint64_t io = 0, mmio = 0, doorbells = 0, halts = 0, kicks = 0, attention = 0, interrupts = 0,
-                      nmis = 0, timers_armed = 0, eoi_writes = 0, silent_eois = 0;
+                      nmis = 0, timers_armed = 0, eoi_writes = 0, silent_eois = 0, kicked_halts = 0;
     } counts_;
 };
 
