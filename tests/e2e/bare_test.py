@@ -38,12 +38,12 @@ class Bare(TestCase):
                 self.passes("order", "--cpus", cpus, "--cmdline", f"cpus={cpus} rounds={rounds}")
 
     def test_hypercalls(self):
-        for cpus in ["1"] if ENGINE == "kvm" else ["1", "2", "4"]:
+        if ENGINE == "kvm":
+            self.skipTest("a KVM that is software may not come back from VMCALL without paging")
+        for cpus in ["1", "2", "4"]:
             with self.subTest(cpus=cpus):
                 result = self.passes("hypercalls", "--stats=json", "--cpus", cpus,
                                      "--cmdline", f"cpus={cpus} rounds=500")
-                if ENGINE == "kvm":
-                    continue
                 counters = json.loads(result.stderr)["counters"]
                 self.assertGreaterEqual(counters["hypercalls.kicks"], 500 * (int(cpus) - 1) + 2)
                 self.assertGreater(counters["hypercalls.kicked_halts"], 0)

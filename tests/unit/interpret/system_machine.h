@@ -33,6 +33,23 @@ public:
     std::uint64_t realtime_ns() noexcept override { return realtime; }
     std::uint64_t steal_ns() noexcept override { return steal; }
 
+    bool hypercalls_elsewhere() noexcept override { return elsewhere; }
+    void kick_cpu(std::uint32_t apic_id) noexcept override { kicked.push_back(apic_id); }
+    unsigned send_ipis(std::uint64_t apic_ids, const x86::ApicMessage& message) noexcept override
+    {
+        ipis.push_back({apic_ids, message});
+        return taken;
+    }
+    void yield_to(std::uint32_t apic_id) noexcept override { yielded.push_back(apic_id); }
+
+    struct Ipi {
+        std::uint64_t apic_ids;
+        x86::ApicMessage message;
+    };
+    std::vector<Ipi> ipis;
+    std::vector<std::uint32_t> kicked, yielded;
+    unsigned taken = 0;
+    bool elsewhere = false;
     std::uint64_t realtime = 0, steal = 0;
     std::uint64_t tpr = 0, apic_base = 0, deadline = 0;
     bool reject = false;

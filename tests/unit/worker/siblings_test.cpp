@@ -207,6 +207,40 @@ TEST_F(SiblingsTest, InterruptsGoWhereTheyAreFor)
     EXPECT_EQ(destinations(*commons_, 3, message, 3), 2u);
 }
 
+TEST_F(SiblingsTest, OneCallInterruptsThoseWhoTakeIt)
+{
+    for (unsigned i = 0; i < 3; ++i) {
+        x86::LocalApic::Address address;
+        address.enabled = true;
+        address.accepts = i != 2;
+        commons_->seats[i].apic_address = pack(address);
+    }
+    x86::ApicMessage message;
+    message.vector = 0x41;
+    // Not to itself, nor to an APIC that software has disabled, nor to ones that are not there.
+    EXPECT_EQ(cpus_[0].send(message, ~std::uint64_t{0}), 1u);
+    EXPECT_EQ(commons_->seats[0].vectors[1], 0u);
+    EXPECT_EQ(commons_->seats[1].vectors[1], 2u);
+    EXPECT_EQ(commons_->seats[2].vectors[1], 0u);
+    EXPECT_EQ(commons_->seats[1].attention, 1u);
+    message.mode = x86::DeliveryMode::nmi;
+    EXPECT_EQ(cpus_[0].send(message, 0b110), 2u);
+    EXPECT_EQ(commons_->seats[2].nmi, 1u);
+    EXPECT_EQ(cpus_[0].send(message, 0), 0u);
+}
+
+TEST_F(SiblingsTest, AKickStopsNobodyWhoRuns)
+{
+    commons_->seats[1].in_guest = in_guest_code;
+    commons_->seats[2].in_guest = asleep_in_hlt;
+    for (const std::uint32_t id : {0u, 1u, 2u, 3u, 64u, ~0u}) cpus_[0].end_halt(id);
+    for (const auto& seat : {0, 1, 2}) EXPECT_EQ(commons_->seats[seat].unhalted, 1u);
+    EXPECT_EQ(commons_->seats[1].attention, 0u);
+    EXPECT_EQ(commons_->seats[2].attention, 1u);
+    for (unsigned i = 3; i < vcpus_max; ++i) EXPECT_EQ(commons_->seats[i].unhalted, 0u);
+    for (const std::uint32_t id : {0u, 1u, 2u, 3u, 64u, ~0u}) cpus_[0].yield_to(id);
+}
+
 TEST_F(SiblingsTest, AnAddressIsPackedWhole)
 {
     x86::LocalApic::Address address;

@@ -121,6 +121,32 @@ TEST_F(WorkerGuest, HaltWithoutInterruptsAndAnNmi)
     EXPECT_EQ(vcpu_->run(), (Exit{IoWriteExit{0x10, 1, 0}}));
 }
 
+TEST_F(WorkerGuest, AKickIsKeptForTheNextHalt)
+{
+    // cli; mov eax, 5; xor ecx, ecx; vmcall; hlt; out 0x10, al; hlt
+    start(0x1000, {0xfa, 0x66, 0xb8, 0x05, 0x00, 0x00, 0x00, 0x66, 0x31, 0xc9, 0x0f, 0x01, 0xc1, 0xf4,
+                   0xe6, 0x10, 0xf4});
+    EXPECT_EQ(vcpu_->run(), (Exit{IoWriteExit{0x10, 1, 0}}));
+    EXPECT_FALSE(vcpu_->state().events.unhalted);
+    EXPECT_EQ(vcpu_->run(), Exit{HaltExit{}});
+    EXPECT_EQ(counter("hypercalls.kicked_halts"), 1u);
+
+    // One that has come is part of the state, halted or not.
+    for (const auto activity : {x86::Activity::running, x86::Activity::halted}) {
+        start(0x1000, {0xfa, 0xf4, 0xe6, 0x10});  // cli; hlt; out 0x10, al
+        x86::CpuState state = vcpu_->state();
+        state.events.unhalted = true;
+        state.events.activity = activity;
+        if (activity == x86::Activity::halted) state.rip += 2;
+        vcpu_->set_state(state);
+        EXPECT_TRUE(vcpu_->state().events.unhalted);
+        EXPECT_TRUE(std::holds_alternative<IoWriteExit>(vcpu_->run()));
+        EXPECT_FALSE(vcpu_->state().events.unhalted);
+    }
+    engine_->reset();
+    EXPECT_FALSE(vcpu_->state().events.unhalted);
+}
+
 TEST_F(WorkerGuest, ExternalInterrupt)
 {
     handlers();
