@@ -64,6 +64,24 @@ class Linux(TestCase):
         self.assertRegex(result.stdout, r"(?m)^ +8 [0-9a-f]{32}  -\r?$")
         for trouble in ["detected stalls", "soft lockup", "BUG:", "segfault"]:
             self.assertNotIn(trouble, result.stdout)
+        for aid in ["PV spinlocks enabled", "setup PV IPIs", "setup PV sched yield"]:
+            self.assertIn(f"kvm-guest: {aid}", result.stdout)
+
+    def test_more_processors_than_the_host_has_and_one_lock(self):
+        # All write to one pipe, byte by byte, and change one directory.
+        work = ("mkdir /tmp/d; (for k in 1 2 3 4 5 6 7 8; do dd if=/dev/zero bs=1 count=4000 & "
+                "(i=0; while [ $i -lt 200 ]; do : >/tmp/d/$k.$i; i=$((i+1)); done) & done; wait) "
+                "2>/dev/null | wc -c; ls /tmp/d | wc -l")
+        result = run(*LINUX, "--cpus", "8", "--stats=json", "--cmdline",
+                     f'console=ttyS0 doppel.run="{work}"', seconds=LINUX_SECONDS)
+        self.assertEqual(result.returncode, 0, result.stderr[-2000:])
+        self.assertRegex(result.stdout, r"(?m)^32000\r?$")
+        self.assertRegex(result.stdout, r"(?m)^1600\r?$")
+        for trouble in ["detected stalls", "soft lockup", "BUG:", "segfault"]:
+            self.assertNotIn(trouble, result.stdout)
+        counters = json.loads(result.stderr.splitlines()[-1])["counters"]
+        self.assertGreater(counters["hypercalls.kicked_halts"], 0)
+        self.assertLessEqual(counters["hypercalls.kicked_halts"], counters["hypercalls.kicks"])
 
     def test_reboot_in_place(self):
         process = subprocess.Popen([DOPPEL, *LINUX, "--cmdline",
