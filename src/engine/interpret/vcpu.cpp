@@ -243,8 +243,7 @@ void InterpretVcpu::wait() noexcept
             deadline = apic_.next_deadline(now());
         }
         const auto awake = [this] {
-            return event_.load(std::memory_order_seq_cst) || unhalted_.load(std::memory_order_seq_cst) ||
-                   kicked_.load(std::memory_order_acquire);
+            return event_.load(std::memory_order_seq_cst) || kicked_.load(std::memory_order_acquire);
         };
         std::unique_lock lock{wait_mutex_};
         if (!deadline) {
@@ -320,6 +319,7 @@ void InterpretVcpu::end_halt() noexcept
 {
     // One that runs looks when it halts.
     unhalted_.store(true, std::memory_order_seq_cst);
+    event_.store(true, std::memory_order_seq_cst);
     wake();
 }
 
