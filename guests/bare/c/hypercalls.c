@@ -69,6 +69,7 @@ static uint32_t vmmcall(uint32_t number, uint32_t b, uint32_t c, uint32_t d, uin
     __asm__ volatile("vmmcall" : "+a"(number) : "b"(b), "c"(c), "d"(d), "S"(s) : "memory");
     return number;
 }
+static void yield_to(uint32_t cpu) { vmmcall(KVM_HC_SCHED_YIELD, cpu, 0, 0, 0); }
 static void kick(uint32_t cpu) { vmcall(KVM_HC_KICK_CPU, 0, cpu, 0, 0); }
 static uint32_t send_ipis(uint32_t low, uint32_t high, uint32_t lowest, uint32_t icr)
 {
@@ -146,7 +147,13 @@ void ap_main(void)
     wait_for_tickets(cpu);
     while (phase == HALTED) wait_for_interrupt();
     __asm__ volatile("sti" ::: "memory");
-    while (phase == RUNNING) pause_once();
+    while (phase == RUNNING) {
+        if (pause_us != 0) {
+            pause_once();
+        } else {
+            yield_to(0);
+        }
+    }
     add(&left_phase, 1);
     for (;;) wait_for_interrupt();
 }
@@ -202,7 +209,7 @@ static void answer_tickets(void)
         ticket = round;
         for (uint32_t cpu = 1; cpu < cpus; ++cpu) kick(cpu);
         for (uint32_t cpu = 1; cpu < cpus; ++cpu) {
-            while (answers[cpu] != round) vmmcall(KVM_HC_SCHED_YIELD, cpu, 0, 0, 0);
+            while (answers[cpu] != round) yield_to(cpu);
         }
         /* They halt now, or are about to, or not yet. */
         for (uint32_t i = 0; i < round * 7 % 64; ++i) pause_once();
@@ -227,7 +234,7 @@ static uint32_t interrupt_all(uint32_t icr, volatile uint32_t *counts)
         if ((round & 1) == 0) send_ipis(1, 0, 0, icr);
         wrong += taken == cpus ? 0 : 1;
         for (uint32_t cpu = 0; cpu < cpus; ++cpu) {
-            while (counts[cpu] != round) pause_once();
+            while (counts[cpu] != round) yield_to(cpu);
         }
     }
     return wrong;
