@@ -1,5 +1,7 @@
 // VMCALL and VMMCALL, KVM's hypercalls: what one vCPU asks of others. See x86/paravirt.h and
 // docs/paravirtual.md. Whichever of the two the guest's processor has, both are served.
+#include <optional>
+
 #include "engine/interpret/system/helpers.h"
 #include "engine/interpret/system/system.h"
 #include "x86/paravirt.h"
