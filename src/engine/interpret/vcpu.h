@@ -30,7 +30,8 @@ public:
     virtual void route(const x86::ApicMessage& message, unsigned sender) noexcept = 0;
     // What Environment says of these.
     virtual void kick_cpu(std::uint32_t apic_id) noexcept = 0;
-    virtual unsigned send_ipis(std::uint64_t apic_ids, const x86::ApicMessage& message) noexcept = 0;
+    virtual unsigned send_ipis(std::uint64_t apic_ids,
+                               const x86::ApicMessage& message) noexcept = 0;
     virtual void yield_to(std::uint32_t apic_id) noexcept = 0;
     [[nodiscard]] virtual bus::InterruptSource* source() noexcept = 0;
     // What vCPUs share, nullptr when there is one.

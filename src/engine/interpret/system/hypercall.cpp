@@ -50,7 +50,8 @@ std::int64_t send_ipi(System& system, bool wide, const std::uint64_t (&arguments
     if (!message) return -KVM_EINVAL;
     ++system.hypercalls.ipis;
     const auto lowest = static_cast<std::uint32_t>(arguments[2]);
-    return system.environment().send_ipis(apic_ids(wide, arguments[0], arguments[1], lowest), *message);
+    const std::uint64_t to = apic_ids(wide, arguments[0], arguments[1], lowest);
+    return system.environment().send_ipis(to, *message);
 }
 
 std::int64_t serve(Core& core, System& system, bool wide)

@@ -41,7 +41,8 @@ public:
     // ---- interrupts --------------------------------------------------------------------------------
     // To all others that it is for.
     void send(const x86::ApicMessage& message);
-    // A fixed interrupt or NMI, to the others whose APIC IDs are bits that are set. How many take it.
+    // A fixed interrupt or NMI, to the others whose APIC IDs are bits that are set. How many take
+    // it.
     unsigned send(const x86::ApicMessage& message, std::uint64_t apic_ids);
     // Ends the HLT of the vCPU, or its next one. Any APIC ID.
     void end_halt(std::uint32_t apic_id);

@@ -82,9 +82,15 @@ protected:
     bool ring(bus::Space space, std::uint64_t address, unsigned size,
               std::uint64_t value) noexcept override;
     void tsc_offset_changed(std::uint64_t offset) noexcept override;
-    void kick_cpu(std::uint32_t apic_id) noexcept override { resources_.siblings.end_halt(apic_id); }
+    void kick_cpu(std::uint32_t apic_id) noexcept override
+    {
+        resources_.siblings.end_halt(apic_id);
+    }
     unsigned send_ipis(std::uint64_t apic_ids, const x86::ApicMessage& message) noexcept override;
-    void yield_to(std::uint32_t apic_id) noexcept override { resources_.siblings.yield_to(apic_id); }
+    void yield_to(std::uint32_t apic_id) noexcept override
+    {
+        resources_.siblings.yield_to(apic_id);
+    }
 
 private:
     Reply run();
