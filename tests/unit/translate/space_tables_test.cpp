@@ -162,22 +162,6 @@ TEST_F(SpaceTables, ADroppedPageIsShownAnew)
     EXPECT_EQ(destination(a_, again), stub(again));
 }
 
-TEST_F(SpaceTables, WhereAPageLeads)
-{
-    Block& from = add_jump();
-    Block& to = add_target();
-    show(a_, here, ram_here);
-    EXPECT_TRUE(cache_.neighbours(here, ram_here).empty());
-    show(a_, there, ram_there);
-    link(from, to, a_);
-    const auto found = cache_.neighbours(here, ram_here);
-    ASSERT_EQ(found.size(), 1u);
-    EXPECT_EQ(found[0], (CodeCache::Neighbour{there, ram_there}));
-    EXPECT_TRUE(cache_.neighbours(here + 0x5000, ram_here).empty());  // it lies elsewhere there
-    cache_.drop_page(ram_there);
-    EXPECT_TRUE(cache_.neighbours(here, ram_here).empty());
-}
-
 // It still relies on the page, but does not run what another space had translated from it since.
 TEST_F(SpaceTables, OneThatReliesOnADroppedPageIsNotLedThere)
 {

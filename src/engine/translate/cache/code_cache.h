@@ -110,13 +110,6 @@ public:
     using PageOf = std::function<std::uint64_t(std::uint64_t linear_page)>;
     void show_page(Space space, std::uint64_t linear_page, std::uint64_t ram_page, Mode mode,
                    const PageOf& ram_page_of);
-    // Pages of code that the page's jumps have led to in some space, as they would lie for this one: who
-    // comes to the page is about to go there.
-    struct Neighbour {
-        std::uint64_t linear_page = 0, ram_page = 0;
-        bool operator==(const Neighbour&) const = default;
-    };
-    [[nodiscard]] std::vector<Neighbour> neighbours(std::uint64_t linear_page, std::uint64_t ram_page) const;
     [[nodiscard]] bool shows(Space space, std::uint64_t ram_page) const;
     // It has it there no longer: nothing leads there.
     void hide_page(Space space, std::uint64_t linear_page, std::uint64_t ram_page);

@@ -146,26 +146,6 @@ void CodeCache::show_page(Space space, std::uint64_t linear_page, std::uint64_t 
     }
 }
 
-std::vector<CodeCache::Neighbour> CodeCache::neighbours(std::uint64_t linear_page,
-                                                        std::uint64_t ram_page) const
-{
-    constexpr std::size_t most = 32;
-    std::vector<Neighbour> found;
-    const auto at = pages_.find(ram_page);
-    if (at == pages_.end()) return found;
-    for (const Block* block : at->second.blocks) {
-        if (block->dropped || page_of(block->rip) != linear_page) continue;
-        for (const Block* to : block->cells) {
-            if (to == nullptr || to->second_page != Block::no_page) continue;
-            const Neighbour page{page_of(to->rip), page_of(to->ram_offset)};
-            if (std::find(found.begin(), found.end(), page) != found.end()) continue;
-            if (found.size() == most) return found;
-            found.push_back(page);
-        }
-    }
-    return found;
-}
-
 // Somewhere. A page whose code was dropped is not shown any more.
 bool CodeCache::shows(Space space, std::uint64_t ram_page) const
 {

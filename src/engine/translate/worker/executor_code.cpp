@@ -159,20 +159,8 @@ void Executor::note_code(std::uint64_t rip, std::uint64_t ram_offset)
         interpreter_.probe(rip, x86::Access::execute, mode_.user && !mode_.privileged);
     const auto* translation = std::get_if<x86::Translation>(&found);
     pages.note(rip, ram_offset, translation != nullptr && translation->global);
-    const auto show = [&](std::uint64_t linear, std::uint64_t ram) {
-        code.show_page(code_space(), linear, ram, mode_,
-                       [&pages](std::uint64_t page) { return pages.ram_page(page); });
-    };
-    show(linear_page, ram_page);
-    if (!mode_.user) return;
-    const auto look_up = code_lookup(!mode_.privileged);
-    for (const auto& neighbour : code.neighbours(linear_page, ram_page)) {
-        CodePages::Page now;
-        if (pages.knows(neighbour.linear_page) || !look_up(neighbour.linear_page, now)) continue;
-        if (now.ram_page != neighbour.ram_page) continue;
-        pages.note(neighbour.linear_page, now.ram_page, now.global);
-        show(neighbour.linear_page, now.ram_page);
-    }
+    code.show_page(code_space(), linear_page, ram_page, mode_,
+                   [&pages](std::uint64_t page) { return pages.ram_page(page); });
 }
 
 bool Executor::rewritten_often(std::uint64_t ram_page)
