@@ -85,12 +85,15 @@ class User(TestCase):
     def test_guest_to_host_bytes_through_a_capture(self):
         server, port = listener()
         self.addCleanup(server.close)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         got = []
 
         def serve():
             connection, _ = server.accept()
             with connection:
                 connection.settimeout(LINUX_SECONDS)
+                # nc writes a KiB at a time: they become large segments where they have to wait.
+                time.sleep(0.5)
                 got.append(receive_all(connection))
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
