@@ -22,6 +22,8 @@
 
 namespace doppel::engine::translate {
 
+inline constexpr std::uint64_t large_page = 2 << 20;  // the host's
+
 inline constexpr std::uint64_t fold = 0x7fffffe00000;  // B; GS.base of the worker
 
 inline constexpr std::uint64_t supervisor_context = 0x10000000;

@@ -26,10 +26,13 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/address.h"
 #include "engine/translate/block/translation.h"
 #include "engine/translate/layout.h"
 
 namespace doppel::engine::translate {
+
+inline std::uint64_t page_of(std::uint64_t address) { return address & ~base::page_mask; }
 
 // Host addresses of a block's code.
 struct HostCode {
@@ -89,11 +92,10 @@ public:
         std::uint8_t* write = nullptr;  // the writable alias
         std::uint64_t size = 0;
         std::uint64_t common_exit = 0;
-        // Called once for each `large` bytes of the cache, with their alias, before code is put there.
+        // Called once for each large_page of the cache, with its alias, before code is put there.
         void (*prepare)(std::uint8_t* at) = nullptr;
     };
     static constexpr unsigned regions = 16;
-    static constexpr std::uint64_t large = 2 << 20;
 
     CodeCache(const Config& config, const x86::CpuidPolicy& cpuid);
 
@@ -224,7 +226,7 @@ private:
     std::deque<std::unique_ptr<Block>> retired_;
     unsigned current_ = 0;
     std::uint64_t head_size_ = 0;
-    std::vector<bool> prepared_;  // by `large` bytes
+    std::vector<bool> prepared_;  // by large_page
     std::unordered_multimap<std::size_t, Block*> index_;
     std::unordered_map<std::uint64_t, Page> pages_;
     std::vector<Tables> spaces_;

@@ -16,8 +16,6 @@ namespace {
 // those that it runs once more.
 constexpr std::size_t looks_max = 1024;
 
-std::uint64_t page_of(std::uint64_t address) { return address & ~base::page_mask; }
-
 // What the block knows of its cold part, which is at another distance now.
 void move_cold(Block& block, std::uint32_t cold)
 {

@@ -11,8 +11,6 @@ namespace doppel::engine::translate {
 
 namespace {
 
-std::uint64_t page_of(std::uint64_t address) { return address & ~base::page_mask; }
-
 std::uint64_t& second_key(std::uint64_t* table, unsigned index)
 {
     return table[second_keys / sizeof *table + index];

@@ -134,12 +134,6 @@ public:
         load_immediate(reg, value);
         relocated_before(sizeof value, Relocation::Kind::guest);
     }
-    // The same in 32-bit code.
-    void load_guest_address32(unsigned reg, std::uint32_t value)
-    {
-        load_immediate(reg, value);
-        relocated_before(sizeof value, Relocation::Kind::guest32);
-    }
     void move(unsigned to, unsigned from)
     {
         byte(0x48 | (from >> 3 << 2) | (to >> 3));
@@ -175,15 +169,6 @@ public:
     {
         store_dword(context_offset, value);
         relocated_before(4, kind);
-    }
-    // mov qword [context + offset], imm32, sign-extended
-    void store_qword(int context_offset, std::uint64_t value)
-    {
-        byte(0x48);
-        byte(0xc7);
-        byte(0x05);
-        context_operand(context_offset, 4);
-        dword(static_cast<std::uint32_t>(value));
     }
     // [rip + ...], the instruction ending `trailing` bytes behind the displacement.
     void rip_operand(std::uint64_t target, unsigned trailing,

@@ -99,7 +99,6 @@ static_assert(report_offset + sizeof(UserReport) <= user_area_size);
 // The user arena: a file that the worker has mapped whole. The zygote's page, then one area for
 // each slot, then the code cache. Guest RAM, memory's files and the arena are the program's descriptors at
 // its start; a forked process keeps all but the arena.
-inline constexpr std::uint64_t large_page = 2 << 20;  // the host's
 inline constexpr int user_ram_fd = 3;
 inline constexpr int user_file_fd = 4;  // memory_files_max of them at most
 inline constexpr int user_arena_fd = user_file_fd + static_cast<int>(memory_files_max);

@@ -59,8 +59,8 @@ void Lowering::swap_gs(const Instruction& instruction)
     const std::uint32_t patch = code_.size() - 1;
     code_.load(rcx, Code::slot(1));
     const std::uint32_t jump = code_.jump_later();
-    const auto index = static_cast<std::uint32_t>(result_.exits.size());
-    result_.exits.push_back({ExitKind::swapgs, source_.mode, rip_of(instruction), 0, 0});
+    const std::uint32_t index = add_exit(
+        {.kind = ExitKind::swapgs, .mode = source_.mode, .target = rip_of(instruction)});
     cold_[cold_count_++] = {Cold::Kind::stub, jump, index, 0};
     code_.patch_byte(patch, code_.size());
 
@@ -146,8 +146,8 @@ void Lowering::interpret_unless_rcx_is_zero(std::uint64_t target, bool rax_too)
     code_.load(rcx, Code::slot(1));
     if (rax_too) code_.load(rax, Code::slot(0));
     const std::uint32_t jump = code_.jump_later();
-    const auto index = static_cast<std::uint32_t>(result_.exits.size());
-    result_.exits.push_back({ExitKind::interpret, source_.mode, target, 0, 0});
+    const std::uint32_t index =
+        add_exit({.kind = ExitKind::interpret, .mode = source_.mode, .target = target});
     cold_[cold_count_++] = {Cold::Kind::stub, jump, index, 0};
     code_.patch_byte(patch, code_.size());
 }

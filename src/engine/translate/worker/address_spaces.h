@@ -1,8 +1,9 @@
 // The guest's address spaces, by their page tables, and the user processes that show them.
 //
 // A bounded set: the least recently used one makes room when all processes are taken, and before
-// that, from some number of spaces on, when it has been idle for a while. What a space's window shows stays when the guest goes to another space and comes back;
-// what the guest flushed meanwhile is looked up again first.
+// that, from some number of spaces on, when it has been idle for a while. What a space's window
+// shows stays when the guest goes to another space and comes back; what the guest flushed meanwhile
+// is looked up again first.
 //
 // `identity` spaces are for supervisor code that runs at low addresses (a kernel's first steps
 // on identity page tables): their window has supervisor rights.

@@ -31,7 +31,6 @@ constexpr std::uint64_t error_write = 2;
 void use_large_page(std::uint8_t* at)
 {
     constexpr int madv_collapse = 25;  // Linux 6.1
-    static_assert(CodeCache::large == large_page);
     const volatile std::uint8_t* const first = at;
     static_cast<void>(*first);
     static_cast<void>(::madvise(at, large_page, madv_collapse));
@@ -493,7 +492,8 @@ Executor::Next Executor::after_indirect(const Site& site)
     ++code_version_;
     // Translating may have made room by dropping the block that was left.
     const Site again = cache().site(number);
-    const bool learned = again.block == from && !again.block->dropped && cache().learn(again, *next, code_space());
+    const bool learned = again.block == from && !again.block->dropped &&
+                         cache().learn(again, *next, code_space());
     if (!learned) cache().enter_target(code_space(), *next);
     if (next->dropped) {
         unload_context(rip);
