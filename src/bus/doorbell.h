@@ -45,6 +45,32 @@ struct DoorbellAddress {
     }
 };
 
+// What is added to a doorbell's eventfd by a ring: 1, and in the upper half a processor of the
+// host, from 1, that whoever serves it is to leave to the vCPU; 0: none. Linux's own rings (KVM's
+// ioeventfd) ask for nothing.
+[[nodiscard]] constexpr std::uint64_t ring_value(std::uint32_t processor)
+{
+    return static_cast<std::uint64_t>(processor) << 32 | 1;
+}
+
+// What an eventfd has added up.
+class Rings {
+public:
+    Rings() = default;
+    explicit Rings(std::uint64_t sum) : sum_(sum) {}
+    explicit operator bool() const { return sum_ != 0; }
+    // To leave to the vCPU, from 1; 0: none, or they do not agree.
+    [[nodiscard]] std::uint32_t processor() const
+    {
+        const auto count = static_cast<std::uint32_t>(sum_);
+        const auto processors = static_cast<std::uint32_t>(sum_ >> 32);
+        return count != 0 && processors % count == 0 ? processors / count : 0;
+    }
+
+private:
+    std::uint64_t sum_ = 0;
+};
+
 // Threads: any. Lock rule: calls take the engine's lock for doorbells, under which nothing else
 // is locked; they may come with the device lock held.
 class Doorbell {
@@ -56,7 +82,7 @@ public:
     [[nodiscard]] virtual int fd() const = 0;
     void ring() const noexcept;
     // Was it rung since last asked?
-    [[nodiscard]] bool take() const noexcept;
+    [[nodiscard]] Rings take() const noexcept;
 
     // Instead of where it was bound before; on an error it is bound nowhere, and the guest's
     // writes go to the bus. Errors: not a possible address, it would collide with another

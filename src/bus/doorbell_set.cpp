@@ -21,15 +21,15 @@ base::Result<void> open_event(base::Fd& event)
 
 void ring_event(int event) noexcept
 {
-    // EAGAIN: it has been rung 2^64 - 2 times, and is readable.
-    const std::uint64_t one = 1;
-    static_cast<void>(::write(event, &one, sizeof one));
+    // EAGAIN: it has been rung very often, and is readable.
+    const std::uint64_t value = ring_value(0);
+    static_cast<void>(::write(event, &value, sizeof value));
 }
 
-bool take_event(int event) noexcept
+Rings take_event(int event) noexcept
 {
-    std::uint64_t count = 0;
-    return ::read(event, &count, sizeof count) == static_cast<ssize_t>(sizeof count);
+    std::uint64_t sum = 0;
+    return ::read(event, &sum, sizeof sum) == static_cast<ssize_t>(sizeof sum) ? Rings{sum} : Rings{};
 }
 
 }  // namespace
@@ -44,7 +44,7 @@ bool DoorbellAddress::valid() const
 }
 
 void Doorbell::ring() const noexcept { ring_event(fd()); }
-bool Doorbell::take() const noexcept { return take_event(fd()); }
+Rings Doorbell::take() const noexcept { return take_event(fd()); }
 
 // What a device holds.
 class DoorbellSet::Handle final : public Doorbell {

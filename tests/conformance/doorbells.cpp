@@ -58,7 +58,7 @@ protected:
     {
         return doorbells_[index]->bind(address).has_value();
     }
-    [[nodiscard]] bool rung(unsigned index) const { return doorbells_[index]->take(); }
+    [[nodiscard]] bool rung(unsigned index) const { return static_cast<bool>(doorbells_[index]->take()); }
 
     std::unique_ptr<TestEngine> machine_;
     std::array<std::unique_ptr<bus::Doorbell>, 3> doorbells_;

@@ -44,6 +44,7 @@ inline constexpr std::uint64_t window_end = 0x7fffffe00000;       // supervisor 
 
 inline constexpr std::uint64_t user_image = 0x070000000000;
 inline constexpr std::uint64_t user_common_exit = user_image + 0x1000;  // where user code leaves
+inline constexpr std::uint64_t user_program_data = user_image + 0x4000;  // writable
 inline constexpr std::uint64_t user_context = 0x070001000000;
 inline constexpr std::uint64_t user_command = 0x070001100000;
 inline constexpr std::uint64_t user_targets = 0x070001200000;

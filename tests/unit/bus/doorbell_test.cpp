@@ -133,5 +133,17 @@ TEST(Doorbell, ThreadsBindWhileOthersRing)
     guest.join();
 }
 
+TEST(Doorbell, RingsSayWhichProcessorToLeave)
+{
+    EXPECT_FALSE(Rings{});
+    EXPECT_EQ(Rings{ring_value(0)}.processor(), 0u);
+    EXPECT_TRUE(Rings{ring_value(0)});
+    EXPECT_EQ(Rings{ring_value(3)}.processor(), 3u);
+    EXPECT_EQ(Rings{ring_value(3) + ring_value(3)}.processor(), 3u) << "merged";
+    EXPECT_EQ(Rings{ring_value(1) + ring_value(2)}.processor(), 0u) << "they differ";
+    EXPECT_EQ(Rings{~std::uint64_t{1}}.processor(), 0u);
+    EXPECT_TRUE(Rings{std::uint64_t{1} << 32}) << "whoever wrote that";
+}
+
 }  // namespace
 }  // namespace doppel::bus

@@ -19,7 +19,7 @@ TEST(Moderation, FewUnderWayAreToldAtOnce)
     start(moderation, 4);
     EXPECT_FALSE(moderation.due());
     for (int i = 0; i < 4; ++i) {
-        moderation.done();
+        moderation.done(4096);
         EXPECT_TRUE(moderation.due()) << i;
         moderation.interrupted();
         EXPECT_FALSE(moderation.due()) << i;
@@ -32,7 +32,7 @@ TEST(Moderation, ManyUnderWayWaitForAPartOfThem)
     start(moderation, 32);
     unsigned told = 0;
     for (int i = 0; i < 32; ++i) {
-        moderation.done();
+        moderation.done(4096);
         EXPECT_TRUE(moderation.waiting());
         if (!moderation.due()) continue;
         ++told;
@@ -51,7 +51,7 @@ TEST(Moderation, ASteadyLoadIsToldInBatches)
     start(moderation, 32);
     unsigned told = 0, waiting = 0;
     for (int i = 0; i < 3200; ++i) {
-        moderation.done();
+        moderation.done(4096);
         ++waiting;
         if (!moderation.due()) continue;
         moderation.interrupted();
@@ -60,6 +60,19 @@ TEST(Moderation, ASteadyLoadIsToldInBatches)
     }
     EXPECT_GT(told, 3200u / 12);
     EXPECT_LT(told, 3200u / 5);
+}
+
+TEST(Moderation, LargeOnesAreToldAtOnce)
+{
+    Moderation moderation;
+    start(moderation, 32);
+    moderation.done(4096);
+    EXPECT_FALSE(moderation.due());
+    moderation.done(128 * 1024);
+    EXPECT_TRUE(moderation.due());
+    moderation.interrupted();
+    moderation.done(4096);
+    EXPECT_FALSE(moderation.due()) << "as before it";
 }
 
 }  // namespace

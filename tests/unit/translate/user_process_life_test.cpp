@@ -88,7 +88,7 @@ TEST_F(UserProcessTest, WhatGuestCodeWritesIsNotBelieved)
 {
     // It writes the whole report and the program's memory, then leaves.
     Assembler program = code();
-    for (const std::uint64_t begin : {user_context + report_offset + 4, user_image + 0x2000}) {
+    for (const std::uint64_t begin : {user_context + report_offset + 4, user_program_data}) {
         program.bytes({0x48, 0xbf}).value(begin, 8);  // mov rdi, begin
         program.bytes({0xb9}).value(0x2000 - 4, 4);   // mov ecx, count
         program.bytes({0xb0, 0xff, 0xf3, 0xaa});      // mov al, 0xff; rep stosb

@@ -105,7 +105,7 @@ TEST_F(UserProcessTest, FaultIsReportedFilledAndGoneOnWith)
     ram<std::uint64_t>(3 * page + 0x10) = 0x1122334455667788;
     context().gpr[x86::RDI] = guest + 0x10;
     context().gpr[x86::RBX] = 0;
-    context().gpr[x86::RSP] = user_image + 0x2800;  // a stack pointer into the program's memory
+    context().gpr[x86::RSP] = user_program_data + 0x800;  // a stack pointer into the program's memory
     ASSERT_EQ(run(), exit_fault);
     EXPECT_EQ(context().trap, page_fault);
     EXPECT_EQ(context().error, error_user);
@@ -123,7 +123,7 @@ TEST_F(UserProcessTest, FaultIsReportedFilledAndGoneOnWith)
     process_->map(mapping(guest, page, 0, PROT_READ | PROT_WRITE | user_protect_only));
     ASSERT_EQ(process_->enter(0, context().host_rip), site);
     EXPECT_EQ(ram<std::uint64_t>(3 * page + 0x18), 0x1122334455667788u);
-    EXPECT_EQ(context().gpr[x86::RSP], user_image + 0x2800);
+    EXPECT_EQ(context().gpr[x86::RSP], user_program_data + 0x800);
 }
 
 TEST_F(UserProcessTest, OtherExceptionsAreReported)

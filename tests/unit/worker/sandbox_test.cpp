@@ -2,6 +2,7 @@
 #include "engine/translate/worker/sandbox.h"
 
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <sys/eventfd.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -66,6 +67,18 @@ TEST(Sandbox, HasNoOtherFiles)
 {
     EXPECT_EQ(in_sandbox(doorbell_fd, [](int fd) { return ::dup(fd) >= 0; }), Fate::killed);
     EXPECT_EQ(in_sandbox(doorbell_fd, [](int) { return ::eventfd(0, 0) >= 0; }), Fate::killed);
+}
+
+TEST(Sandbox, ChoosesItsOwnProcessorAlone)
+{
+    for (const int thread : {0, 1}) {
+        const auto choose = [thread](int) {
+            cpu_set_t set;
+            return ::sched_getaffinity(thread, sizeof set, &set) == 0 &&
+                   ::sched_setaffinity(thread, sizeof set, &set) == 0;
+        };
+        EXPECT_EQ(in_sandbox(doorbell_fd, choose), thread == 0 ? Fate::done : Fate::killed);
+    }
 }
 
 }  // namespace

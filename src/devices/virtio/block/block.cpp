@@ -147,7 +147,7 @@ void Block::start(std::unique_ptr<Work> work)
     if (status != BlockStatus::pending) return finish(std::move(work), status);
     moderation_[work->queue].started();
     work->request.done = [this, raw = work.get()](backends::Status done) {
-        moderation_[raw->queue].done();
+        moderation_[raw->queue].done(raw->request.length);
         finish(std::unique_ptr<Work>{raw}, status_of(done));
     };
     batch_.push_back(std::move(work->request));

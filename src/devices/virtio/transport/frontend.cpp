@@ -272,7 +272,10 @@ void Frontend::listen(unsigned index)
     doorbells_[index] = std::move(made).value();
     auto watched = thread_->loop().add(doorbells_[index]->fd(), EPOLLIN,
                                        [this, index, bell = doorbells_[index]](std::uint32_t) {
-                                           if (bell->take()) process(index);
+                                           const bus::Rings rings = bell->take();
+                                           if (!rings) return;
+                                           thread_->stay_off(rings.processor());
+                                           process(index);
                                        });
     if (!watched) needs_reset(index, watched.error().text());
     if (const auto address = transport_->doorbell_address(index)) {

@@ -10,6 +10,8 @@
 #include <cstdint>
 #include <future>
 
+#include "base/loop_timer.h"
+
 namespace doppel::devices::virtio {
 
 namespace {
@@ -65,6 +67,16 @@ void IoThread::stop()
     if (!thread_.joinable()) return;
     loop_->stop();
     thread_.join();
+}
+
+void IoThread::stay_off(std::uint32_t processor) noexcept
+{
+    if (processor == off_) return;
+    const std::uint64_t now = base::monotonic_ns();
+    if (now - moved_ns_ < least_stay_ns) return;
+    off_ = processor;
+    moved_ns_ = now;
+    processors_.stay_off(processor);
 }
 
 void IoThread::call(const std::function<void()>& task)

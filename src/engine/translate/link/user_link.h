@@ -72,6 +72,7 @@ struct UserCommand {
     std::uint64_t xsave_mask;            // components to load and save
     std::uint32_t kicked;                // == turn: do not enter, or come out
     std::uint32_t processor;             // the worker's when it gave the turn, from 1; 0: unknown
+    std::uint32_t joined;                // the processor to be on, from 1; 0: any
     UserFiles files;
     UserMapping mappings[user_mappings_max];
     alignas(64) std::uint8_t xsave[user_xsave_size];

@@ -211,13 +211,15 @@ bool UserProcess::hand_over(std::uint32_t actions)
     kicked_ = attention != nullptr && attention->load(std::memory_order_relaxed) != 0;
     ++turn_;
     if (kicked_) command_.kicked = turn_;
-    if (const std::uint32_t here = this_processor(); command_.processor != here) {
-        command_.processor = here;
-    }
+    const std::uint64_t begin = __rdtsc();
+    const std::uint32_t here = this_processor();
+    if (command_.processor != here) command_.processor = here;
+    const std::uint32_t joined = wait_.beside_devices(begin) ? here : 0;
+    wait_.processor_choice.stay_on(joined);
+    if (command_.joined != joined) command_.joined = joined;
     ++counters_.turns;
     set_turn();
     take_over_spinning();
-    const std::uint64_t begin = __rdtsc();
     wait_.process_budget.waited(begin - wait_.reported);
     // For its next wait, after this turn.
     const std::uint32_t looks =

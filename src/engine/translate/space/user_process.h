@@ -23,9 +23,11 @@
 
 #include "base/fd.h"
 #include "base/mapped_region.h"
+#include "base/processor_choice.h"
 #include "base/result.h"
 #include "engine/translate/link/mailbox.h"
 #include "engine/translate/link/user_link.h"
+#include "engine/translate/space/device_load.h"
 #include "engine/translate/space/user_wait.h"
 #include "memory/guest_memory.h"
 #include "x86/cpu_state.h"
@@ -49,14 +51,23 @@ struct UserWait {
     // waiting takes two processors for a vCPU: not when there are not as many.
     const std::atomic<std::uint32_t>* vcpus = nullptr;
     std::uint32_t processors = 0;
+    const DeviceLoad* devices = nullptr;  // of this vCPU; nullptr: none
+    base::ProcessorChoice processor_choice;  // of the worker's thread
 
-    [[nodiscard]] bool crowded() const
+    // Nor when a device's thread wants one.
+    [[nodiscard]] bool beside_devices(std::uint64_t tsc) const
     {
-        return vcpus != nullptr && 2 * vcpus->load(std::memory_order_relaxed) > processors;
+        return devices != nullptr && devices->busy(tsc) && 2 * running() + 1 > processors;
     }
     [[nodiscard]] std::uint32_t looks(const SpinBudget& of, std::uint64_t tsc) const
     {
-        return crowded() ? 0 : of.looks(tsc);
+        return 2 * running() > processors || beside_devices(tsc) ? 0 : of.looks(tsc);
+    }
+
+private:
+    [[nodiscard]] std::uint32_t running() const
+    {
+        return vcpus != nullptr ? vcpus->load(std::memory_order_relaxed) : 1;
     }
 };
 
@@ -150,6 +161,7 @@ public:
         const std::atomic<std::uint32_t>* attention = nullptr;  // see UserWait
         std::atomic<Place>* place = nullptr;                    // see UserWait
         const std::atomic<std::uint32_t>* vcpus = nullptr;      // see UserWait
+        const DeviceLoad* devices = nullptr;                    // see UserWait
         // Busy waiting on both sides before sleeping, at most (it adapts itself); none on a
         // machine with one processor.
         std::uint64_t spin_ns = 100'000;

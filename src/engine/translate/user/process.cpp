@@ -47,7 +47,7 @@ constexpr unsigned argument(unsigned number)
 }
 
 // What is left to a process: to map guest memory as data, to unmap, to change rights, futexes, to
-// return from signals and to end. Everything else kills it.
+// choose its own processor, to return from signals and to end. Everything else kills it.
 void install_filter()
 {
     // Arguments are compared by their lower halves: the kernel takes prot, flags and the
@@ -55,26 +55,30 @@ void install_filter()
     constexpr unsigned rights = PROT_READ | PROT_WRITE, populate = MAP_POPULATE;
     static constexpr sock_filter program[] = {
         /*  0 */ load(offsetof(seccomp_data, arch)),
-        /*  1 */ jump_equal(AUDIT_ARCH_X86_64, 0, 17),
+        /*  1 */ jump_equal(AUDIT_ARCH_X86_64, 0, 21),
         /*  2 */ load(offsetof(seccomp_data, nr)),
-        /*  3 */ jump_equal(__NR_futex, 16, 0),
-        /*  4 */ jump_equal(__NR_munmap, 15, 0),
-        /*  5 */ jump_equal(__NR_rt_sigreturn, 14, 0),
-        /*  6 */ jump_equal(__NR_exit_group, 13, 0),
-        /*  7 */ jump_equal(__NR_mprotect, 7, 0),
-        /*  8 */ jump_equal(__NR_mmap, 0, 10),
-        /*  9 */ load(argument(4)),
-        /* 10 */ BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, user_ram_fd, 0, 8),
-        /* 11 */ BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, user_arena_fd, 7, 0),
-        /* 12 */ load(argument(3)),
-        /* 13 */ BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~populate),
-        /* 14 */ jump_equal(MAP_SHARED | MAP_FIXED, 0, 4),
-        /* 15 */ load(argument(2)),
-        /* 16 */ BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, ~rights, 2, 0),
-        /* 17 */ load(argument(2) + 4),
-        /* 18 */ jump_equal(0, 1, 0),
-        /* 19 */ give(SECCOMP_RET_KILL_PROCESS),
-        /* 20 */ give(SECCOMP_RET_ALLOW),
+        /*  3 */ jump_equal(__NR_futex, 20, 0),
+        /*  4 */ jump_equal(__NR_munmap, 19, 0),
+        /*  5 */ jump_equal(__NR_rt_sigreturn, 18, 0),
+        /*  6 */ jump_equal(__NR_exit_group, 17, 0),
+        /*  7 */ jump_equal(__NR_mprotect, 11, 0),
+        /*  8 */ jump_equal(__NR_sched_getaffinity, 2, 0),
+        /*  9 */ jump_equal(__NR_sched_setaffinity, 1, 0),
+        /* 10 */ jump_equal(__NR_mmap, 2, 12),
+        /* 11 */ load(argument(0)),
+        /* 12 */ jump_equal(0, 11, 10),
+        /* 13 */ load(argument(4)),
+        /* 14 */ BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, user_ram_fd, 0, 8),
+        /* 15 */ BPF_JUMP(BPF_JMP | BPF_JGE | BPF_K, user_arena_fd, 7, 0),
+        /* 16 */ load(argument(3)),
+        /* 17 */ BPF_STMT(BPF_ALU | BPF_AND | BPF_K, ~populate),
+        /* 18 */ jump_equal(MAP_SHARED | MAP_FIXED, 0, 4),
+        /* 19 */ load(argument(2)),
+        /* 20 */ BPF_JUMP(BPF_JMP | BPF_JSET | BPF_K, ~rights, 2, 0),
+        /* 21 */ load(argument(2) + 4),
+        /* 22 */ jump_equal(0, 1, 0),
+        /* 23 */ give(SECCOMP_RET_KILL_PROCESS),
+        /* 24 */ give(SECCOMP_RET_ALLOW),
     };
     const sock_fprog filter{sizeof program / sizeof program[0], const_cast<sock_filter*>(program)};
     if (system_call(__NR_prctl, PR_SET_NO_NEW_PRIVS, 1) != 0) leave(4);

@@ -81,6 +81,23 @@ std::uint32_t wait_for_turn_after(std::uint32_t last)
     return now;
 }
 
+// Moves to the processor that the worker asks for, or takes back what it may use.
+void join(std::uint32_t processor)
+{
+    constexpr std::uint32_t most = 1024, bits = 64;
+    static std::uint64_t allowed[most / bits];
+    static std::uint32_t joined = 0;
+    if (processor == joined || processor > most) return;
+    if (joined == 0 &&
+        system_call(__NR_sched_getaffinity, 0, sizeof allowed, address_of(allowed)) < 0) {
+        return;
+    }
+    std::uint64_t one[most / bits] = {};
+    if (processor != 0) one[(processor - 1) / bits] = std::uint64_t{1} << (processor - 1) % bits;
+    system_call(__NR_sched_setaffinity, 0, sizeof allowed, address_of(processor != 0 ? one : allowed));
+    joined = processor;
+}
+
 void unmap_window()
 {
     system_call(__NR_munmap, 0, user_image);
@@ -173,6 +190,7 @@ bool obey()
     prefetch_context();
     const std::uint32_t actions = command().actions;
     worker_processor = command().processor;
+    join(command().joined);
     if ((actions & user_save_fpu) != 0) save_fpu();
     if ((actions & user_exit) != 0) leave(0);
     if ((actions & user_unmap_all) != 0) unmap_window();

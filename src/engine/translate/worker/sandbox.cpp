@@ -53,6 +53,7 @@ std::vector<sock_filter> build_filter()
         {SYS_write, doorbell_fd, doorbell_fd + doorbell_count - 1},
         {SYS_read, lifeline_fd, lifeline_fd},
         {SYS_tgkill, pid, pid},
+        {SYS_sched_getaffinity, 0, 0},
         {SYS_sched_setaffinity, 0, 0},
     };
     const sock_filter load_number = statement(BPF_LD | BPF_W | BPF_ABS, offsetof(seccomp_data, nr));

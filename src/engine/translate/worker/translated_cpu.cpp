@@ -75,6 +75,7 @@ public:
                                                 .vcpus = resources().siblings.any()
                                                              ? &resources().siblings.inside()
                                                              : nullptr,
+                                                .devices = &device_load(),
                                                 .files = resources().memory.files()}));
         executor_ = std::make_unique<Executor>(Executor::Parts{
             .interpreter = interpreter(),

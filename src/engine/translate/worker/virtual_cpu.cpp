@@ -287,6 +287,7 @@ void VirtualCpu::sleep_in_hlt()
     const auto deadline = apic_.next_deadline(now());
     timespec host{};
     const bool timed = deadline && resources_.clock.host_time(*deadline, host);
+    device_load_.halted();
     const std::uint64_t since = monotonic_ns();
     look_for_attention(since, timed ? to_ns(host) : std::numeric_limits<std::uint64_t>::max());
     seat_.in_guest.store(asleep_in_hlt, std::memory_order_seq_cst);
@@ -561,9 +562,12 @@ bool VirtualCpu::ring(bus::Space space, std::uint64_t address, unsigned size,
     const auto index = doorbells_.find(space, address, size, value);
     if (!index) return false;
     ++counts_.doorbells;
-    // EAGAIN: nobody has looked for 2^64 rings, and it is readable.
-    const std::uint64_t one = 1;
-    static_cast<void>(::write(doorbell_fd + static_cast<int>(*index), &one, sizeof one));
+    // EAGAIN: nobody has looked for very many rings, and it is readable.
+    // While there are many, its thread stays away from this processor.
+    const std::uint64_t tsc = __builtin_ia32_rdtsc();
+    device_load_.rang(tsc);
+    const std::uint64_t ring = bus::ring_value(device_load_.busy(tsc) ? this_processor() : 0);
+    static_cast<void>(::write(doorbell_fd + static_cast<int>(*index), &ring, sizeof ring));
     return true;
 }
 

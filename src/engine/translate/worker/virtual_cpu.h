@@ -15,6 +15,7 @@
 #include "engine/interpret/interpreter.h"
 #include "engine/translate/worker/cpu_interface.h"
 #include "engine/translate/worker/doorbells.h"
+#include "engine/translate/space/device_load.h"
 #include "engine/translate/worker/halt_poll.h"
 #include "engine/translate/worker/signals.h"
 #include "x86/lapic/lapic.h"
@@ -35,6 +36,7 @@ public:
     void handle(Request request) override;
 
 protected:
+    [[nodiscard]] const DeviceLoad& device_load() const { return device_load_; }
     // ---- to be overridden ------------------------------------------------------------------
     // Runs guest code: as Interpreter::execute(), in its terms. To return soon after wake().
     virtual Stop advance(std::uint64_t instructions) { return interpreter_->execute(instructions); }
@@ -142,6 +144,7 @@ private:
     x86::LocalApic apic_;
     std::uint64_t halted_ns_ = 0;
     HaltPoll halt_poll_;
+    DeviceLoad device_load_;
     std::uint64_t steal_told_ = 0, steal_told_at_ns_ = 0;  // what steal_ns() said, and when
     bool nmi_pending_ = false;
     bool init_pending_ = false;
