@@ -54,10 +54,11 @@ struct UserWait {
     const DeviceLoad* devices = nullptr;  // of this vCPU; nullptr: none
     base::ProcessorChoice processor_choice;  // of the worker's thread
 
-    // Nor when a device's thread wants one.
+    // Nor when a device's thread wants one of them. Several vCPUs are the host's to place: kept
+    // where they are, they may come to lie on one.
     [[nodiscard]] bool beside_devices(std::uint64_t tsc) const
     {
-        return devices != nullptr && devices->busy(tsc) && 2 * running() + 1 > processors;
+        return devices != nullptr && devices->busy(tsc) && running() == 1 && processors <= 2;
     }
     [[nodiscard]] std::uint32_t looks(const SpinBudget& of, std::uint64_t tsc) const
     {
