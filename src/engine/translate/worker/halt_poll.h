@@ -14,20 +14,23 @@ class HaltPoll {
 public:
     [[nodiscard]] std::uint64_t window_ns() const { return window_ns_; }
 
-    // A halt lasted so long, looking included.
-    void ended(std::uint64_t ns)
+    // A halt lasted so long, looking included. beside_devices: see DeviceLoad; then the guest halts
+    // when it has asked for all that it may, and how soon it goes on is how fast they work.
+    void ended(std::uint64_t ns, bool beside_devices)
     {
-        if (ns > most_ns) {
+        const std::uint64_t most = beside_devices ? most_beside_devices_ns : most_ns;
+        if (ns > most) {
             window_ns_ /= 4;
             if (window_ns_ < least_ns) window_ns_ = 0;
         } else if (ns > window_ns_) {
-            window_ns_ = std::clamp(window_ns_ * 2, least_ns, most_ns);
+            window_ns_ = std::clamp(window_ns_ * 2, least_ns, most);
         }
     }
     // Looking kept others from this processor.
     void contended() { window_ns_ = 0; }
 
     static constexpr std::uint64_t least_ns = 20'000, most_ns = 200'000;
+    static constexpr std::uint64_t most_beside_devices_ns = 500'000;
 
 private:
     std::uint64_t window_ns_ = 0;

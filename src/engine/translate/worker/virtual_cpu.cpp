@@ -290,7 +290,7 @@ void VirtualCpu::sleep_in_hlt()
     }
     seat_.in_guest.store(in_engine, std::memory_order_relaxed);
     const std::uint64_t halted = monotonic_ns() - since;
-    halt_poll_.ended(halted);
+    halt_poll_.ended(halted, device_load_.busy(__builtin_ia32_rdtsc()));
     halted_ns_ += halted;
     mailbox_.halted_ns.store(halted_ns_, std::memory_order_relaxed);
 }
