@@ -71,10 +71,9 @@ void IoThread::stop()
 
 void IoThread::stay_off(std::uint32_t processor) noexcept
 {
-    if (processor == off_) return;
+    if (processor == processors_.chosen()) return;
     const std::uint64_t now = base::monotonic_ns();
     if (now - moved_ns_ < least_stay_ns) return;
-    off_ = processor;
     moved_ns_ = now;
     processors_.stay_off(processor);
 }

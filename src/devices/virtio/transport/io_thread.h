@@ -45,7 +45,6 @@ private:
     std::unique_ptr<base::EventLoop> loop_;
     std::thread thread_;
     base::ProcessorChoice processors_;
-    std::uint32_t off_ = 0;
     std::uint64_t moved_ns_ = 0;
 };
 

@@ -13,9 +13,9 @@
 #include <string>
 
 #include "engine/interpret/interpreter.h"
+#include "engine/translate/space/device_load.h"
 #include "engine/translate/worker/cpu_interface.h"
 #include "engine/translate/worker/doorbells.h"
-#include "engine/translate/space/device_load.h"
 #include "engine/translate/worker/halt_poll.h"
 #include "engine/translate/worker/signals.h"
 #include "x86/lapic/lapic.h"
@@ -37,6 +37,7 @@ public:
 
 protected:
     [[nodiscard]] const DeviceLoad& device_load() const { return device_load_; }
+
     // ---- to be overridden ------------------------------------------------------------------
     // Runs guest code: as Interpreter::execute(), in its terms. To return soon after wake().
     virtual Stop advance(std::uint64_t instructions) { return interpreter_->execute(instructions); }

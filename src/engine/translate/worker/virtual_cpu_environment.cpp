@@ -93,13 +93,13 @@ bool VirtualCpu::ring(bus::Space space, std::uint64_t address, unsigned size,
     const auto index = doorbells_.find(space, address, size, value);
     if (!index) return false;
     ++counts_.doorbells;
-    // EAGAIN: nobody has looked for very many rings, and it is readable.
-    // While there are many, its thread stays away from this processor; among several vCPUs it
-    // would go from one to the next.
+    // While there are many rings, the device's thread stays away from this processor; among several
+    // vCPUs it would go from one to the next.
     const std::uint64_t tsc = __builtin_ia32_rdtsc();
     device_load_.rang(tsc);
     const bool alone = resources_.siblings.inside().load(std::memory_order_relaxed) <= 1;
     const std::uint64_t ring = bus::ring_value(alone && device_load_.busy(tsc) ? this_processor() : 0);
+    // EAGAIN: nobody has looked for very many rings, and it is readable.
     static_cast<void>(::write(doorbell_fd + static_cast<int>(*index), &ring, sizeof ring));
     return true;
 }
