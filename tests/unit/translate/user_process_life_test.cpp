@@ -1,5 +1,7 @@
 #include "user_process_fixture.h"
 
+#include <sched.h>
+
 namespace doppel::engine::translate
 {
 namespace
@@ -206,6 +208,46 @@ TEST_F(UserProcessTest, EndsWithItsParent)
     for (int i = 0; i < 200 && !gone(child); ++i) ::usleep(10000);
     EXPECT_TRUE(gone(child));
     EXPECT_FALSE(gone(pid));
+}
+
+TEST_F(UserProcessTest, IsWhereTheWorkerIsWhileDevicesAreBusy)
+{
+    const auto usable = [](int pid) {
+        cpu_set_t set;
+        EXPECT_EQ(::sched_getaffinity(pid, sizeof set, &set), 0);
+        return set;
+    };
+    const cpu_set_t all = usable(0);
+    if (CPU_COUNT(&all) == 1) GTEST_SKIP() << "one processor";
+    // Two of them: with more, nobody needs to.
+    cpu_set_t two = all;
+    for (unsigned i = CPU_SETSIZE; CPU_COUNT(&two) > 2;) CPU_CLR(--i, &two);
+    ASSERT_EQ(::sched_setaffinity(0, sizeof two, &two), 0);
+    DeviceLoad load;
+    UserProcesses::Config config;
+    config.devices = &load;
+    start(config);
+    code().leave(site);
+    ASSERT_EQ(run(), site);
+    const cpu_set_t idle = usable(process_->pid());
+    EXPECT_TRUE(CPU_EQUAL(&idle, &two));
+
+    // More than once: there are moments in which a load does not count.
+    cpu_set_t busy = two;
+    for (unsigned i = 0; i < 10'000 && CPU_COUNT(&busy) != 1; ++i) {
+        for (unsigned ring = 0; ring < DeviceLoad::many; ++ring) load.rang(__builtin_ia32_rdtsc());
+        ASSERT_EQ(run(), site);
+        busy = usable(process_->pid());
+    }
+    EXPECT_EQ(CPU_COUNT(&busy), 1);
+    EXPECT_TRUE(CPU_ISSET(static_cast<unsigned>(::sched_getcpu()), &busy)) << "where this thread is";
+
+    load = {};
+    ASSERT_EQ(run(), site);
+    const cpu_set_t after = usable(process_->pid()), here = usable(0);
+    EXPECT_TRUE(CPU_EQUAL(&after, &two));
+    EXPECT_TRUE(CPU_EQUAL(&here, &two));
+    ASSERT_EQ(::sched_setaffinity(0, sizeof all, &all), 0);
 }
 
 }  // namespace

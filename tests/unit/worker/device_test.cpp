@@ -91,6 +91,25 @@ TEST_F(DeviceGuest, WhatADoorbellCosts)
     EXPECT_EQ(counter("doorbells.rung"), 120'000u);
 }
 
+// But for the first ones, and moments in which a load does not count.
+TEST_F(DeviceGuest, ManyRingsNameAProcessorToLeave)
+{
+    auto doorbell = std::move(engine_->doorbells().create()).value();
+    ASSERT_TRUE(doorbell->bind({bus::Space::memory, device, 2, std::nullopt}));
+    start_at_device({0x66, 0x89, 0x03, 0xe6, 0x10, 0xeb, 0xf9});  // 1: mov [rbx], ax; out 0x10, al; jmp 1b
+    std::uint32_t named = 0;
+    for (unsigned i = 0; i < 100'000 && named == 0; ++i) {
+        ASSERT_EQ(vcpu_->run(), (Exit{IoWriteExit{0x10, 1, 0}}));
+        const bus::Rings rings = doorbell->take();
+        ASSERT_TRUE(rings);
+        named = rings.processor();
+    }
+    cpu_set_t usable;
+    ASSERT_EQ(::sched_getaffinity(0, sizeof usable, &usable), 0);
+    ASSERT_NE(named, 0u);
+    EXPECT_TRUE(CPU_ISSET(named - 1, &usable));
+}
+
 // The one that outlives the vCPU writes to no memory that is gone.
 TEST_F(DeviceGuest, DoorbellsLiveLongerThanTheVcpu)
 {
