@@ -48,10 +48,21 @@ struct Path {
 
 enum class Trouble : std::uint8_t { none, not_present, reserved };
 
+bool all_accessed(const Path& path)
+{
+    for (unsigned i = 0; i < path.count; ++i) {
+        const Step& step = path.steps[i];
+        if (step.has_accessed && (step.value & entry::A) == 0) return false;
+    }
+    return true;
+}
+
 class Walker {
 public:
-    Walker(PageTableMemory& memory, const PagingState& paging, std::uint64_t linear)
-        : memory_(memory), paging_(paging), linear_(linear), format_(format_of(paging)),
+    Walker(PageTableMemory& memory, const PagingState& paging, std::uint64_t linear,
+           UpperTables* upper)
+        : memory_(memory), paging_(paging), linear_(linear), upper_(upper),
+          format_(format_of(paging)),
           nxe_(format_ != Format::bits32 && (paging.efer & efer::NXE) != 0)
     {
     }
@@ -66,10 +77,13 @@ public:
     [[nodiscard]] unsigned entry_size() const { return format_ == Format::bits32 ? 4 : 8; }
 
 private:
-    Step read(std::uint64_t table, std::uint64_t index) const
+    // Into the path, member by member: a copy of it as a whole would wait for both stores.
+    const Step& read(Path& path, std::uint64_t table, std::uint64_t index) const
     {
-        const Gpa address{table + index * entry_size()};
-        return {address, memory_.read(address, entry_size()), true};
+        Step& step = path.steps[path.count++];
+        step.address = Gpa{table + index * entry_size()};
+        step.value = memory_.read(step.address, entry_size());
+        return step;
     }
 
     static void combine(Path& path, std::uint64_t value)
@@ -81,7 +95,7 @@ private:
     Trouble descend_bits32(Path& path) const
     {
         const std::uint64_t linear = linear_ & 0xffffffff;
-        const Step pde = path.steps[path.count++] = read(paging_.cr3 & bits(12, 31), linear >> 22);
+        const Step& pde = read(path, paging_.cr3 & bits(12, 31), linear >> 22);
         if ((pde.value & entry::P) == 0) return Trouble::not_present;
         if ((pde.value & entry::PS) != 0 && (paging_.cr4 & cr4::PSE) != 0) {
             // PSE-36 (SDM table 4-4): bits 20:13 are physical address bits 39:32.
@@ -94,8 +108,7 @@ private:
             return Trouble::none;
         }
         combine(path, pde.value);
-        const Step pte = path.steps[path.count++] =
-            read(pde.value & bits(12, 31), (linear >> 12) & 0x3ff);
+        const Step& pte = read(path, pde.value & bits(12, 31), (linear >> 12) & 0x3ff);
         if ((pte.value & entry::P) == 0) return Trouble::not_present;
         combine(path, pte.value);
         path.page_size = 4 * KIB;
@@ -112,16 +125,14 @@ private:
         if (!nxe_) reserved |= entry::XD;
 
         std::uint64_t table = pae ? paging_.cr3 & bits(5, 31) : paging_.cr3 & bits(12, 51);
-        for (unsigned level = pae ? 3 : 4;; --level) {
+        for (unsigned level = recall(path, table) ? 1 : pae ? 3 : 4;; --level) {
             const unsigned shift = 12 + 9 * (level - 1);
-            Step& step = path.steps[path.count++];
-            step = read(table, (linear >> shift) & 0x1ff);
-            const std::uint64_t value = step.value;
+            const std::uint64_t value = read(path, table, (linear >> shift) & 0x1ff).value;
             if ((value & entry::P) == 0) return Trouble::not_present;
             if (pae && level == 3) {
                 // SDM table 4-8. No rights and no A bit in a PAE PDPTE.
                 if ((value & pdpte_reserved(paging_)) != 0) return Trouble::reserved;
-                step.has_accessed = false;
+                path.steps[path.count - 1].has_accessed = false;
                 table = value & bits(12, 51);
                 continue;
             }
@@ -138,6 +149,7 @@ private:
                 return Trouble::none;
             }
             table = value & bits(12, 51);
+            if (level == 2) remember(path, table);
         }
     }
 
@@ -148,9 +160,31 @@ public:
     }
 
 private:
+    // The way down to the last table as it was before, if it was.
+    bool recall(Path& path, std::uint64_t& table) const
+    {
+        if (upper_ == nullptr || format_ != Format::level4) return false;
+        const UpperTables::Entry& entry = upper_->at(linear_);
+        if (entry.region != UpperTables::region(linear_)) return false;
+        path.user = entry.user;
+        path.writable = entry.writable;
+        path.no_execute = entry.no_execute;
+        table = entry.table;
+        return true;
+    }
+
+    // Only what is accessed already may be kept.
+    void remember(const Path& path, std::uint64_t table) const
+    {
+        if (upper_ == nullptr || format_ != Format::level4 || !all_accessed(path)) return;
+        upper_->at(linear_) = {UpperTables::region(linear_), table, path.user, path.writable,
+                               path.no_execute};
+    }
+
     PageTableMemory& memory_;
     const PagingState& paging_;
     std::uint64_t linear_;
+    UpperTables* upper_;
     Format format_;
     bool nxe_;
 };
@@ -191,15 +225,6 @@ std::uint32_t error_code(const PagingState& paging, bool nxe, Access access, boo
     return code;
 }
 
-bool all_accessed(const Path& path)
-{
-    for (unsigned i = 0; i < path.count; ++i) {
-        const Step& step = path.steps[i];
-        if (step.has_accessed && (step.value & entry::A) == 0) return false;
-    }
-    return true;
-}
-
 // True when every entry has its A (and the leaf its D) bit; false: an entry changed under
 // us, and the walk has to start over from what is there now.
 bool update_accessed_dirty(PageTableMemory& memory, Path& path, unsigned entry_size, Access access)
@@ -217,12 +242,12 @@ bool update_accessed_dirty(PageTableMemory& memory, Path& path, unsigned entry_s
 }
 
 WalkResult walk_with(PageTableMemory& memory, const PagingState& paging, std::uint64_t linear,
-                     Access access, bool user, Updates updates)
+                     Access access, bool user, Updates updates, UpperTables* upper)
 {
     if ((paging.cr0 & cr0::PG) == 0) {
         return Translation{Gpa{linear}, 4 * KIB, true, true, true, true, false, true};
     }
-    const Walker walker{memory, paging, linear};
+    const Walker walker{memory, paging, linear, upper};
     const std::uint32_t code = error_code(paging, walker.nxe(), access, user);
     for (;;) {
         Path path;
@@ -258,15 +283,20 @@ WalkResult walk_with(PageTableMemory& memory, const PagingState& paging, std::ui
 }  // namespace
 
 WalkResult walk(PageTableMemory& memory, const PagingState& paging, std::uint64_t linear,
-                Access access, bool user) noexcept
+                Access access, bool user, UpperTables* upper) noexcept
 {
-    return walk_with(memory, paging, linear, access, user, Updates::accessed_dirty);
+    constexpr auto updates = Updates::accessed_dirty;
+    const WalkResult result = walk_with(memory, paging, linear, access, user, updates, upper);
+    if (upper == nullptr || !std::holds_alternative<Fault>(result)) return result;
+    // SDM 4.10.4.1: a page fault invalidates what its address was looked up with.
+    upper->at(linear) = {};
+    return walk_with(memory, paging, linear, access, user, updates, upper);
 }
 
 WalkResult probe(PageTableMemory& memory, const PagingState& paging, std::uint64_t linear,
-                 Access access, bool user) noexcept
+                 Access access, bool user, UpperTables* upper) noexcept
 {
-    return walk_with(memory, paging, linear, access, user, Updates::none);
+    return walk_with(memory, paging, linear, access, user, Updates::none, upper);
 }
 
 bool pae_pdptes_valid(PageTableMemory& memory, const PagingState& paging) noexcept

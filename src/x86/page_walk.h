@@ -3,6 +3,7 @@
 // a unit test can watch every access.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <variant>
 
@@ -45,15 +46,36 @@ public:
                                   std::uint64_t desired) noexcept = 0;
 };
 
+// What a processor's paging-structure caches hold (SDM 4.10.3): by 2 MiB of linear addresses, the
+// last table of a 4-level walk and the rights above it. To be cleared at each flush, INVLPG of any
+// address included, and at each change of PagingState but for rflags_ac.
+class UpperTables {
+public:
+    struct Entry {
+        std::uint64_t region = none;
+        std::uint64_t table = 0;  // physical address
+        bool user = false, writable = false, no_execute = false;
+    };
+    static constexpr std::uint64_t none = ~std::uint64_t{0};
+
+    [[nodiscard]] Entry& at(std::uint64_t linear) { return entries_[region(linear) % entries_.size()]; }
+    [[nodiscard]] static std::uint64_t region(std::uint64_t linear) { return linear >> 21; }
+    void clear() { entries_.fill({}); }
+
+private:
+    std::array<Entry, 32> entries_;
+};
+
 // linear: already checked canonical. user: the access is a user-mode access (CPL 3 and
 // not an implicit supervisor access). Sets A, and D on writes, exactly as hardware does:
-// only when the access is allowed.
+// only when the access is allowed. upper: of this processor; nullptr: none. What raises a fault was
+// looked up without them.
 WalkResult walk(PageTableMemory& memory, const PagingState& paging, std::uint64_t linear,
-                Access access, bool user) noexcept;
+                Access access, bool user, UpperTables* upper = nullptr) noexcept;
 
 // The same answer, without A/D updates: for debuggers, logs and tests.
 WalkResult probe(PageTableMemory& memory, const PagingState& paging, std::uint64_t linear,
-                 Access access, bool user) noexcept;
+                 Access access, bool user, UpperTables* upper = nullptr) noexcept;
 
 // PAE with CR3 load: true unless a PDPTE has reserved bits set (SDM 4.4.1).
 bool pae_pdptes_valid(PageTableMemory& memory, const PagingState& paging) noexcept;

@@ -130,7 +130,7 @@ bool MemoryAccess::resolve(Core& core, std::uint64_t linear, Access access, unsi
     ++core.page_walks;
     TableMemory tables{core};
     const x86::PagingState paging = paging_state(core, mmu);
-    const x86::WalkResult walked = x86::walk(tables, paging, linear, access, mmu == mmu_user);
+    const x86::WalkResult walked = x86::walk(tables, paging, linear, access, mmu == mmu_user, &tlb.upper);
     if (const Fault* fault = std::get_if<Fault>(&walked)) {
         core.pending_ = core.raise(*fault);
         return false;
@@ -148,6 +148,7 @@ bool MemoryAccess::resolve(Core& core, std::uint64_t linear, Access access, unsi
     std::uint8_t& global = tlb.global[mmu][slot];
     const std::uint8_t global_bits = translation.global ? 3 : 0;
     tlb.used[mmu] = true;
+    if (!translation.global) tlb.local.add(mmu, slot);
     if (translation.page_size > 2 * 1024 * 1024) {
         tlb.pieces_1g.set(Tlb::region_1g(linear));
     } else if (translation.page_size > page_size) {
@@ -461,7 +462,7 @@ bool MemoryAccess::fetch_page(Core& core, std::uint64_t linear, std::uint64_t& r
     ++core.page_walks;
     TableMemory tables{core};
     const x86::PagingState paging = paging_state(core, user ? mmu_user : mmu_supervisor);
-    const x86::WalkResult walked = x86::walk(tables, paging, linear, Access::execute, user);
+    const x86::WalkResult walked = x86::walk(tables, paging, linear, Access::execute, user, &core.tlb_->upper);
     if (const Fault* fault = std::get_if<Fault>(&walked)) {
         core.raise(*fault);
         return false;
@@ -484,7 +485,7 @@ x86::WalkResult MemoryAccess::walk(Core& core, std::uint64_t linear, Access acce
 {
     TableMemory tables{core};
     return x86::walk(tables, paging_state(core, user ? mmu_user : mmu_supervisor), linear, access,
-                     user);
+                     user, &core.tlb_->upper);
 }
 
 x86::WalkResult MemoryAccess::probe(Core& core, std::uint64_t linear, Access access,
@@ -492,32 +493,43 @@ x86::WalkResult MemoryAccess::probe(Core& core, std::uint64_t linear, Access acc
 {
     TableMemory tables{core};
     return x86::probe(tables, paging_state(core, user ? mmu_user : mmu_supervisor), linear, access,
-                      user);
+                      user, &core.tlb_->upper);
 }
 
 // ---- flushes ---------------------------------------------------------------------------------------
 
+// What is not global.
+void MemoryAccess::flush_local(Tlb& tlb) noexcept
+{
+    const auto flush_slot = [&tlb](unsigned mmu, unsigned slot) {
+        if ((tlb.global[mmu][slot] & 1) == 0) tlb.read[mmu][slot].tag = TlbEntry::invalid;
+        if ((tlb.global[mmu][slot] & 2) == 0) tlb.write[mmu][slot].tag = TlbEntry::invalid;
+    };
+    if (tlb.local.known()) return tlb.local.for_each(flush_slot);
+    for (unsigned mmu = 0; mmu < mmu_count; ++mmu) {
+        if (!tlb.used[mmu]) continue;
+        for (unsigned slot = 0; slot < Tlb::size; ++slot) flush_slot(mmu, slot);
+    }
+}
+
 void MemoryAccess::flush(Core& core, bool keep_global) noexcept
 {
     Tlb& tlb = *core.tlb_;
-    for (unsigned mmu = 0; mmu < mmu_count; ++mmu) {
-        if (!tlb.used[mmu]) continue;
-        if (keep_global) {
-            for (unsigned i = 0; i < Tlb::size; ++i) {
-                if ((tlb.global[mmu][i] & 1) == 0) tlb.read[mmu][i].tag = TlbEntry::invalid;
-                if ((tlb.global[mmu][i] & 2) == 0) tlb.write[mmu][i].tag = TlbEntry::invalid;
-            }
-        } else {
+    if (keep_global) {
+        flush_local(tlb);
+    } else {
+        for (unsigned mmu = 0; mmu < mmu_count; ++mmu) {
+            if (!tlb.used[mmu]) continue;
             tlb.read[mmu].fill({});
             tlb.write[mmu].fill({});
             tlb.global[mmu].fill(0);
             tlb.used[mmu] = false;
         }
-    }
-    if (!keep_global) {
         tlb.pieces_2m.reset();
         tlb.pieces_1g.reset();
     }
+    tlb.local.clear();
+    tlb.upper.clear();
     for (auto& table : tlb.fetch) table.fill({});
     if (core.blocks != nullptr) core.blocks->new_generation();
 }
@@ -529,6 +541,7 @@ void MemoryAccess::flush_page(Core& core, std::uint64_t linear) noexcept
         flush(core, false);
         return;
     }
+    tlb.upper.clear();
     const unsigned slot = Tlb::slot(linear);
     for (unsigned mmu = 0; mmu < mmu_count; ++mmu) {
         tlb.read[mmu][slot].tag = TlbEntry::invalid;

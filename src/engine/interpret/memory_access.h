@@ -41,6 +41,7 @@ public:
                                  bool user) noexcept;
 
     static void flush(Core& core, bool keep_global) noexcept;
+    static void flush_local(Tlb& tlb) noexcept;
     static void flush_page(Core& core, std::uint64_t linear) noexcept;
     // A page of RAM got its first decoded code: stores to it must be seen from now on.
     static void watch_page(Core& core, std::uint64_t ram_offset) noexcept;

@@ -5,6 +5,8 @@
 #include <bitset>
 #include <cstdint>
 
+#include "x86/page_walk.h"
+
 namespace doppel::engine::interpret {
 
 // Whose rights an access has. Supervisor accesses with SMAP in force never reach user
@@ -28,6 +30,33 @@ struct FetchEntry {
     std::uint64_t ram_offset = no_memory;  // of the page
 };
 
+// Which entries were filled with what a CR3 load drops: few, mostly, of many.
+class FilledSlots {
+public:
+    void add(unsigned mmu, unsigned slot)
+    {
+        if (count_ < slots_.size()) slots_[count_] = {static_cast<std::uint16_t>(slot),
+                                                      static_cast<std::uint8_t>(mmu)};
+        ++count_;
+    }
+    void clear() { count_ = 0; }
+    // False: more than are known, so any.
+    [[nodiscard]] bool known() const { return count_ <= slots_.size(); }
+    template <typename Visit>
+    void for_each(Visit&& visit) const
+    {
+        for (std::size_t i = 0; i < count_; ++i) visit(slots_[i].mmu, slots_[i].slot);
+    }
+
+private:
+    struct Slot {
+        std::uint16_t slot;
+        std::uint8_t mmu;
+    };
+    std::array<Slot, 256> slots_{};
+    std::size_t count_ = 0;
+};
+
 struct Tlb {
     static constexpr unsigned bits = 10;
     static constexpr unsigned size = 1u << bits;
@@ -44,7 +73,10 @@ struct Tlb {
     // write's entry.
     std::array<std::array<std::uint8_t, size>, mmu_count> global{};
     std::array<bool, mmu_count> used{};  // filled since the last full flush
+    FilledSlots local;                   // filled with what is not global since the last flush
     std::array<std::array<FetchEntry, fetch_size>, 2> fetch;  // supervisor, user
+
+    x86::UpperTables upper;
 
     // Regions of which a piece of a large page is here, hashed: INVLPG of such a page has to
     // drop all its pieces.

@@ -52,6 +52,7 @@ enum UserAction : std::uint32_t {
     user_exit = 16,      // leave the process
     user_unmap_all = 32, // drop the whole user window (before the mappings)
     user_single_step = 64,  // enter with TF: come back after one host instruction
+    user_save_fpu_after = 128,  // XSAVE to UserReport::xsave when guest code has been left
 };
 
 inline constexpr int user_kick_signal = 10;  // SIGUSR1

@@ -95,7 +95,8 @@ public:
     // Carries out what is queued now. False: the process is dead.
     bool flush();
 
-    // Guest FPU state: loaded when guest code is entered next; fetched from the process.
+    // Guest FPU state: loaded when guest code is entered next; fetched from the process, which
+    // saves it ahead where it was wanted lately.
     void load_fpu(const x86::XsaveArea& state);
     [[nodiscard]] bool save_fpu(x86::XsaveArea& state);  // false: the process is dead
 
@@ -150,6 +151,9 @@ private:
     int mapping_error_ = 0;
     bool kicked_ = false;
     bool lost_ = false;
+    // Runs after which the FPU state is still to be saved ahead, and whether it was after the last.
+    unsigned saves_ahead_ = 0;
+    bool saved_ahead_ = false;
     Counters counters_;
 };
 

@@ -227,12 +227,14 @@ void crash(std::uint64_t vector)
 void left_guest()
 {
     if (report_area().mapping_error != 0) report_area().mapping_error = 0;  // guest code wrote it
+    if ((command().actions & user_save_fpu_after) != 0) save_fpu();
     serve(command().turn);
 }
 
 void cancelled()
 {
     context().exit = exit_cancelled;
+    if ((command().actions & user_save_fpu_after) != 0) save_fpu();
     serve(command().turn);
 }
 
