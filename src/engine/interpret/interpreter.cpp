@@ -179,6 +179,11 @@ public:
         if (shut_down_) return Stop::exit;
         return noting_shutdown(runner_.run_while(flags));
     }
+    Stop execute_briefly(std::uint64_t flags, std::uint64_t instructions) override
+    {
+        if (shut_down_) return Stop::exit;
+        return noting_shutdown(runner_.run_briefly(flags, instructions));
+    }
     Stop step() override
     {
         if (shut_down_) return Stop::exit;

@@ -227,6 +227,9 @@ public:
     // As execute(), for one instruction and then for as long as all of these bits of RFLAGS are
     // set; then `budget`.
     virtual Stop execute_while(std::uint64_t flags) = 0;
+    // The same for at most so many instructions, up to a block of code that uses vector registers
+    // while these are elsewhere: without any, if it comes first. Flags count where blocks end.
+    virtual Stop execute_briefly(std::uint64_t flags, std::uint64_t instructions) = 0;
     // As execute(1), and quick. `budget`, too: a fault was delivered, and RIP is the handler's
     // first instruction, which has not run; or a string instruction did a part of its work and
     // RIP is still there.

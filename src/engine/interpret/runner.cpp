@@ -32,7 +32,7 @@ Runner::Stop Runner::run_to_stop(std::uint64_t instructions)
         if (core_.instructions >= end) return Stop::budget;
         const MaybeStop stop = must_step() ? step() : run_blocks(end);
         if (stop) return *stop;
-        if (flags_left()) return Stop::budget;
+        if (flags_left() || vectors_wanted_) return Stop::budget;
     }
 }
 
@@ -40,6 +40,17 @@ Runner::Stop Runner::run_while(std::uint64_t flags) noexcept
 {
     core_.run_while = flags;
     const Stop stop = run(0);
+    core_.run_while = 0;
+    return stop;
+}
+
+Runner::Stop Runner::run_briefly(std::uint64_t flags, std::uint64_t instructions) noexcept
+{
+    core_.run_while = flags;
+    without_vectors_ = true;
+    vectors_wanted_ = false;
+    const Stop stop = run(instructions);
+    without_vectors_ = vectors_wanted_ = false;
     core_.run_while = 0;
     return stop;
 }
@@ -213,8 +224,12 @@ Runner::MaybeStop Runner::run_blocks(std::uint64_t end)
         if (block == nullptr) return deliver(nullptr);
     }
     for (;;) {
+        if (core_.vectors_elsewhere && block->vectors) [[unlikely]] {
+            vectors_wanted_ = without_vectors_;
+            if (vectors_wanted_) return std::nullopt;
+            fetch_vectors();
+        }
         ++core_.blocks_run;
-        if (core_.vectors_elsewhere && block->vectors) [[unlikely]] fetch_vectors();
         const std::uint64_t left = end - core_.instructions;
         const Flow flow = block->count <= left ? run_ops<Limit::none>(*block, 0, last)
                                                : run_ops<Limit::ops>(*block, left, last);

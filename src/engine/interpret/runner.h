@@ -26,6 +26,8 @@ public:
     Stop run(std::uint64_t instructions) noexcept;
     // As Interpreter::execute_while().
     Stop run_while(std::uint64_t flags) noexcept;
+    // As Interpreter::execute_briefly().
+    Stop run_briefly(std::uint64_t flags, std::uint64_t instructions) noexcept;
     // As Interpreter::step().
     Stop run_one() noexcept;
     // As Interpreter::try_step().
@@ -78,6 +80,9 @@ private:
     System& system_;
     BlockCache& blocks_;
     Decoder decoder_;
+    // Of run_briefly(): stop where vector registers are wanted; they are.
+    bool without_vectors_ = false;
+    bool vectors_wanted_ = false;
 };
 
 }  // namespace doppel::engine::interpret

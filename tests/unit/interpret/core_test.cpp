@@ -266,6 +266,73 @@ TEST_F(CoreTest, NewTranslationAfterCr3)
     EXPECT_EQ(after.gpr[x86::RCX], 8u);
 }
 
+// More pages than are told apart: all go.
+TEST_F(CoreTest, Cr3DropsAsManyTranslationsAsThereAre)
+{
+    constexpr std::uint64_t first = 0x200000, pages = 400, old = 0x20000, now = 0x21000;
+    put(tables + 0x2008, std::uint64_t{tables + 0x3003});  // 4 KiB pages at 2 MiB
+    const auto map_all = [&](std::uint64_t to) {
+        for (std::uint64_t i = 0; i < pages; ++i) put(tables + 0x3000 + 8 * i, to | 3);
+    };
+    put(old, std::uint64_t{1});
+    put(now, std::uint64_t{2});
+    // Reads one of each page, then CR3, then again.
+    put_code({0x48, 0x8b, 0x06, 0x48, 0x81, 0xc6, 0x00, 0x10, 0x00, 0x00, 0x48, 0x01, 0xc3,  // sum
+              0xe2, 0xf1,              // loop
+              0x0f, 0x22, 0xda});      // mov cr3, rdx
+    const auto read_all = [&] {
+        state.gpr[x86::RSI] = first;
+        state.gpr[x86::RCX] = pages;
+        state.gpr[x86::RBX] = 0;
+        state.gpr[x86::RDX] = tables;
+        state.rip = code;
+    };
+    for (const std::uint64_t few : {std::uint64_t{3}, pages}) {
+        map_all(old);
+        read_all();
+        state.gpr[x86::RCX] = few;
+        EXPECT_EQ(run(4 * few).gpr[x86::RBX], few);
+        map_all(now);
+        go_on(1);
+        auto registers = interpreter->direct();
+        registers.gpr[x86::RSI] = first;
+        registers.gpr[x86::RCX] = few;
+        registers.gpr[x86::RBX] = 0;
+        *registers.rip = code;
+        EXPECT_EQ(go_on(4 * few).gpr[x86::RBX], 2 * few);
+    }
+}
+
+TEST_F(CoreTest, BrieflyEndsBeforeVectorRegistersThatAreElsewhere)
+{
+    put_code({0x48, 0xff, 0xc0, 0xeb, 0x00,        // inc rax; jmp
+              0x66, 0x0f, 0xef, 0xc0, 0xf4});      // pxor xmm0, xmm0; hlt
+    state.cr4 |= x86::cr4::OSFXSR;
+    state.rflags |= x86::rflags::IF;
+    interpreter->set_state(state);
+    interpreter->vectors_elsewhere(true);
+    EXPECT_EQ(interpreter->execute_briefly(x86::rflags::IF, 40), Stop::budget);
+    EXPECT_EQ(interpreter->state().rip, code + 5);
+    EXPECT_EQ(interpreter->execute_briefly(x86::rflags::IF, 40), Stop::budget);
+    EXPECT_EQ(interpreter->state().rip, code + 5);
+    interpreter->vectors_elsewhere(false);
+    EXPECT_EQ(interpreter->execute_briefly(x86::rflags::IF, 40), Stop::exit);
+    EXPECT_EQ(interpreter->state().rip, code + 10);
+}
+
+TEST_F(CoreTest, BrieflyEndsWithItsFlagsAndItsInstructions)
+{
+    // inc rax; cli; jmp; inc rax; jmp $
+    put_code({0x48, 0xff, 0xc0, 0xfa, 0xeb, 0x00, 0x48, 0xff, 0xc0, 0xeb, 0xfe});
+    state.rflags |= x86::rflags::IF;
+    interpreter->set_state(state);
+    EXPECT_EQ(interpreter->execute_briefly(x86::rflags::IF, 40), Stop::budget);
+    EXPECT_EQ(interpreter->state().gpr[x86::RAX], 1u);
+    EXPECT_EQ(interpreter->execute_briefly(0, 40), Stop::budget);
+    EXPECT_EQ(interpreter->instructions(), 43u);
+    EXPECT_EQ(interpreter->state().gpr[x86::RAX], 2u);
+}
+
 TEST_F(CoreTest, AttentionFromOutsideStopsALoop)
 {
     put_code({0xeb, 0xfe});

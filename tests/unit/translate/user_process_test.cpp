@@ -93,6 +93,40 @@ TEST_F(UserProcessTest, FpuStateIsLoadedAndSaved)
     EXPECT_EQ(again, saved);
 }
 
+// Once it was wanted, the state is saved as guest code is left: what is fetched is of the last run, and
+// takes no turn.
+TEST_F(UserProcessTest, FpuStateIsSavedAhead)
+{
+    x86::XsaveArea state{}, saved{};
+    const std::uint64_t present = 2;  // SSE
+    const std::uint32_t mxcsr = 0x1f80, one = 1;
+    std::memcpy(&state.bytes[24], &mxcsr, sizeof mxcsr);
+    std::memcpy(&state.bytes[512], &present, sizeof present);
+    std::memcpy(&state.bytes[176], &one, sizeof one);
+    code().bytes({0x66, 0x0f, 0xfe, 0xc1}).leave(site);  // paddd xmm0, xmm1
+    process_->load_fpu(state);
+    ASSERT_EQ(run(), site);
+    ASSERT_TRUE(process_->save_fpu(saved));
+    for (std::uint32_t runs = 2; runs < 40; ++runs) {
+        process_->load_fpu(saved);
+        ASSERT_EQ(run(), site);
+        const std::uint64_t turns = process_->counters().turns;
+        ASSERT_TRUE(process_->save_fpu(saved));
+        EXPECT_EQ(process_->counters().turns, turns);
+        std::uint32_t sum = 0;
+        std::memcpy(&sum, &saved.bytes[160], sizeof sum);
+        ASSERT_EQ(sum, runs);
+    }
+    // Not for ever: that is one more turn again.
+    for (unsigned runs = 0; runs < 40; ++runs) ASSERT_EQ(run(), site);
+    const std::uint64_t turns = process_->counters().turns;
+    ASSERT_TRUE(process_->save_fpu(saved));
+    EXPECT_EQ(process_->counters().turns, turns + 1);
+    std::uint32_t sum = 0;
+    std::memcpy(&sum, &saved.bytes[160], sizeof sum);
+    EXPECT_EQ(sum, 79u);
+}
+
 TEST_F(UserProcessTest, FaultIsReportedFilledAndGoneOnWith)
 {
     Assembler program = code();

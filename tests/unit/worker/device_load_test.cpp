@@ -6,7 +6,7 @@ namespace doppel::engine::translate {
 namespace {
 
 // A time at which the load may count: past the moment in which it never does.
-constexpr std::uint64_t start = 10 * DeviceLoad::every_ticks + DeviceLoad::moment_ticks;
+constexpr std::uint64_t start = 10 * HostMoment::every_ticks + HostMoment::ticks;
 
 TEST(DeviceLoad, IsRingsWithoutHalts)
 {
@@ -40,7 +40,7 @@ TEST(DeviceLoad, LeavesTheHostAMoment)
     DeviceLoad load;
     unsigned moments = 0;
     bool busy = false;
-    for (std::uint64_t at = 0; at < 4 * DeviceLoad::every_ticks; at += DeviceLoad::moment_ticks / 8) {
+    for (std::uint64_t at = 0; at < 4 * HostMoment::every_ticks; at += HostMoment::ticks / 8) {
         load.rang(start + at);
         const bool now = load.busy(start + at);
         moments += busy && !now ? 1 : 0;

@@ -430,5 +430,83 @@ TEST(PageWalk, PaePdpteValidity)
     EXPECT_FALSE(pae_pdptes_valid(memory, paging));
 }
 
+TEST(UpperTables, SaveAllButTheLastRead)
+{
+    FakeMemory memory;
+    UpperTables upper;
+    const PagingState paging = state_of(Mode::level4);
+    map(memory, Mode::level4, P | RW | US | A, P | RW | US | A | D);
+    const auto first = walk(memory, paging, linear, Access::write, true, &upper);
+    ASSERT_NE(good(first), nullptr);
+    EXPECT_EQ(memory.reads.size(), 4u);
+    memory.reads.clear();
+    const auto again = walk(memory, paging, linear, Access::write, true, &upper);
+    ASSERT_NE(good(again), nullptr);
+    EXPECT_EQ(memory.reads, std::vector{entry_addresses(Mode::level4, linear).back()});
+    EXPECT_EQ(good(again)->gpa, good(first)->gpa);
+    EXPECT_TRUE(good(again)->user && good(again)->writable && good(again)->accessed);
+    // The next 2 MiB have other ones, with the same place here.
+    memory.reads.clear();
+    EXPECT_EQ(good(walk(memory, paging, linear + (std::uint64_t{32} << 21), Access::read, true, &upper)),
+              nullptr);
+    EXPECT_GT(memory.reads.size(), 1u);
+}
+
+TEST(UpperTables, HoldWhatTheLevelsAboveForbid)
+{
+    FakeMemory memory;
+    UpperTables upper;
+    const PagingState paging = state_of(Mode::level4);
+    map(memory, Mode::level4, P | A | XD, P | RW | US | A | D);  // neither written nor executed, nor user's
+    ASSERT_NE(good(walk(memory, paging, linear, Access::read, false, &upper)), nullptr);
+    for (const bool probes : {false, true}) {
+        const auto look = [&](Access access, bool user) {
+            return probes ? probe(memory, paging, linear, access, user, &upper)
+                          : walk(memory, paging, linear, access, user, &upper);
+        };
+        EXPECT_EQ(good(look(Access::write, false)), nullptr);
+        EXPECT_EQ(good(look(Access::execute, false)), nullptr);
+        EXPECT_EQ(good(look(Access::read, true)), nullptr);
+        EXPECT_NE(good(look(Access::read, false)), nullptr);
+    }
+}
+
+TEST(UpperTables, KeepOnlyWhatIsAccessed)
+{
+    FakeMemory memory;
+    UpperTables upper;
+    const PagingState paging = state_of(Mode::level4);
+    map(memory, Mode::level4, P | RW | US, P | RW | US);
+    // The first walk sets the bits, behind which the entries may be kept.
+    ASSERT_NE(good(walk(memory, paging, linear, Access::read, true, &upper)), nullptr);
+    EXPECT_EQ(memory.writes.size(), 4u);
+    memory.reads.clear();
+    ASSERT_NE(good(walk(memory, paging, linear, Access::read, true, &upper)), nullptr);
+    EXPECT_EQ(memory.reads.size(), 4u);
+    memory.reads.clear();
+    const auto third = walk(memory, paging, linear, Access::read, true, &upper);
+    ASSERT_NE(good(third), nullptr);
+    EXPECT_EQ(memory.reads.size(), 1u);
+    EXPECT_TRUE(good(third)->accessed);
+}
+
+// SDM 4.10.4.1: what a page fault comes of was not what was remembered.
+TEST(UpperTables, AreNotTheCauseOfAFault)
+{
+    FakeMemory memory;
+    UpperTables upper;
+    const PagingState paging = state_of(Mode::level4);
+    map(memory, Mode::level4, P | US | A, P | RW | US | A | D);
+    ASSERT_NE(good(walk(memory, paging, linear, Access::read, true, &upper)), nullptr);
+    // The guest gives more rights, for which it need not flush.
+    map(memory, Mode::level4, P | RW | US | A, P | RW | US | A | D);
+    EXPECT_NE(good(walk(memory, paging, linear, Access::write, true, &upper)), nullptr);
+    // It moves the table, and flushes.
+    memory.cells[entry_addresses(Mode::level4, linear)[2]] = 0;
+    ASSERT_NE(good(walk(memory, paging, linear, Access::read, true, &upper)), nullptr);
+    upper.clear();
+    EXPECT_EQ(good(walk(memory, paging, linear, Access::read, true, &upper)), nullptr);
+}
+
 }  // namespace
 }  // namespace doppel::x86

@@ -6,6 +6,8 @@
 
 #include <cstdint>
 
+#include "engine/translate/space/host_moment.h"
+
 namespace doppel::engine::translate {
 
 // Threads: the vCPU's.
@@ -21,16 +23,14 @@ public:
         if (++rings_ >= many) busy_until_ = tsc + lasts_ticks;
     }
     void halted() { rings_ = 0; }
-    // Not for a moment now and then, in which the host may place the threads anew.
     [[nodiscard]] bool busy(std::uint64_t tsc) const
     {
-        return tsc < busy_until_ && tsc % every_ticks >= moment_ticks;
+        return tsc < busy_until_ && !HostMoment::at(tsc);
     }
 
     static constexpr unsigned many = 4;                        // without a halt between them
     static constexpr std::uint64_t window_ticks = 2'000'000;   // about a millisecond
     static constexpr std::uint64_t lasts_ticks = 20'000'000;
-    static constexpr std::uint64_t every_ticks = 400'000'000, moment_ticks = 4'000'000;
 
 private:
     std::uint64_t since_ = 0, busy_until_ = 0;

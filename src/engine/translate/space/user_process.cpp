@@ -226,7 +226,8 @@ bool UserProcess::hand_over(std::uint32_t actions)
     const std::uint64_t begin = __rdtsc();
     const std::uint32_t here = this_processor();
     if (command_.processor != here) command_.processor = here;
-    const std::uint32_t joined = wait_.beside_devices(begin) ? here : 0;
+    wait_.switches.turn(wait_.last == this, begin);
+    const std::uint32_t joined = wait_.on_one_processor(begin) ? here : 0;
     wait_.processor_choice.stay_on(joined);
     if (command_.joined != joined) command_.joined = joined;
     ++counters_.turns;

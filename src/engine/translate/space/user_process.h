@@ -28,6 +28,7 @@
 #include "engine/translate/link/mailbox.h"
 #include "engine/translate/link/user_link.h"
 #include "engine/translate/space/device_load.h"
+#include "engine/translate/space/process_switches.h"
 #include "engine/translate/space/user_wait.h"
 #include "memory/guest_memory.h"
 #include "x86/cpu_state.h"
@@ -54,18 +55,26 @@ struct UserWait {
     const DeviceLoad* devices = nullptr;  // of this vCPU; nullptr: none
     base::ProcessorChoice processor_choice;  // of the worker's thread
 
-    // Nor when a device's thread wants one of them. Several vCPUs are the host's to place: kept
-    // where they are, they may come to lie on one.
-    [[nodiscard]] bool beside_devices(std::uint64_t tsc) const
+    ProcessSwitches switches;
+
+    // Nor when a device's thread wants one of them, or other processes would have to be woken
+    // there: then all stay on one. Several vCPUs are the host's to place: kept where they are, they
+    // may come to lie on one.
+    [[nodiscard]] bool on_one_processor(std::uint64_t tsc) const
     {
-        return devices != nullptr && devices->busy(tsc) && running() == 1 && processors <= 2;
+        return running() == 1 && !HostMoment::at(tsc) &&
+               (beside_devices(tsc) || switches.frequent());
     }
     [[nodiscard]] std::uint32_t looks(const SpinBudget& of, std::uint64_t tsc) const
     {
-        return 2 * running() > processors || beside_devices(tsc) ? 0 : of.looks(tsc);
+        return 2 * running() > processors || on_one_processor(tsc) ? 0 : of.looks(tsc);
     }
 
 private:
+    [[nodiscard]] bool beside_devices(std::uint64_t tsc) const
+    {
+        return devices != nullptr && devices->busy(tsc) && processors <= 2;
+    }
     [[nodiscard]] std::uint32_t running() const
     {
         return vcpus != nullptr ? vcpus->load(std::memory_order_relaxed) : 1;

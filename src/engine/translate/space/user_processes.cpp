@@ -83,7 +83,7 @@ Result<std::unique_ptr<UserProcesses>> UserProcesses::create(const Config& confi
         user_arena_size, large_page, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, arena.get()));
     const SpinBudget budget{looks_in(config.spin_ns)};
     const UserWait wait{config.attention, budget, budget, 0, nullptr, config.place,
-                        config.vcpus, usable_processors(), config.devices, {}};
+                        config.vcpus, usable_processors(), config.devices, {}, {}};
     std::unique_ptr<UserProcesses> processes{new UserProcesses{std::move(region), wait}};
     TRY(processes->start_zygote(config, arena.get()));
     return processes;
@@ -91,6 +91,7 @@ Result<std::unique_ptr<UserProcesses>> UserProcesses::create(const Config& confi
 
 UserProcesses::~UserProcesses()
 {
+    wait_.processor_choice.stay_on(0);
     for (auto& process : processes_) process.reset();
     if (zygote_ <= 0) return;
     if (zygote_pidfd_.valid()) {

@@ -28,6 +28,7 @@
 #include "engine/translate/space/user_process.h"
 #include "engine/translate/space/window.h"
 #include "engine/translate/worker/address_spaces.h"
+#include "engine/translate/worker/brief_stays.h"
 #include "engine/translate/worker/code_pages.h"
 #include "engine/translate/worker/device_sites.h"
 #include "engine/translate/worker/lock_step.h"
@@ -141,6 +142,7 @@ private:
     Next lost(std::string text);
     Next mappings_refused();
     Next after_site(const Site& site);
+    Next stay_briefly(std::uint64_t rip);
     [[nodiscard]] bool gs_fits() const;
     Next after_missing_target(std::uint64_t rip);
     Next branch_to_nowhere(const Block* from);
@@ -316,7 +318,7 @@ private:
         std::uint64_t entries_supervisor = 0, entries_user = 0, direct = 0, missing_targets = 0,
             interpreted = 0, interpreted_runs = 0, faults = 0, page_faults_guest = 0,
             device_faults = 0, odd_faults = 0, code_writes = 0, kicks = 0, steps = 0,
-            fpu_saves = 0, fpu_loads = 0, lost = 0, crossings = 0;
+            fpu_saves = 0, fpu_loads = 0, lost = 0, crossings = 0, brief_stays = 0, stays_not_brief = 0;
     } counts_;
     std::array<std::uint64_t, exit_kinds> site_counts_{};  // by ExitKind
     struct Drops {
@@ -328,6 +330,7 @@ private:
     Siblings::Notes notes_;
     bool settled_drops_ = false;  // settle() has dropped code since enter() last looked
     DeviceSites devices_;
+    BriefStays brief_stays_;
 };
 
 }  // namespace doppel::engine::translate

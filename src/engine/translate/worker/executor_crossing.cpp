@@ -65,6 +65,7 @@ std::optional<Executor::Next> Executor::leave_kernel()
     if ((flags & (TF | NT | IOPL | AC)) != 0 || (state.cr4 & x86::cr4::TSD) != 0) {
         return std::nullopt;
     }
+    if (lock_step_ == nullptr && brief_stays_.expected(rip)) return stay_briefly(rip);
     // What is done from here to prepare_space() is right, too, where the interpreter goes on after all.
     if (take_bases()) interpreter_.mode_changed();
     if (flush_.any) at(Place::windows, [this] { return apply_flushes(), 0; });
@@ -84,6 +85,25 @@ std::optional<Executor::Next> Executor::leave_kernel()
     to.gpr[x86::RSP] -= fold;
     load_user_context(flags);
     return crossed_to(rip);
+}
+
+// Back to the program, which is believed to make its next system call soon: by the interpreter.
+Executor::Next Executor::stay_briefly(std::uint64_t rip)
+{
+    x86::CpuState& state = *registers_.state;
+    const std::uint64_t flags = x86::sysret_flags(supervisor().gpr[x86::R11]);
+    unload_context(rip);
+    x86::load_sysret_segments(state, true);
+    interpreter_.set_rflags(flags);
+    interpreter_.mode_changed();
+    // Kernels mask IF at the system call. One that does not is interpreted a little further.
+    stop_ = at(Place::interpreter, [this] {
+        return interpreter_.execute_briefly(IF, BriefStays::most_instructions);
+    });
+    const bool brief = state.cpl() != 3;
+    ++(brief ? counts_.brief_stays : counts_.stays_not_brief);
+    brief_stays_.tried(rip, brief);
+    return stop_ == Stop::budget ? Next::dispatch : Next::stop;
 }
 
 // The registers are in the context of mode_.

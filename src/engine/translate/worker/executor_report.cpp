@@ -86,6 +86,8 @@ void Executor::counters(base::CounterList& list) const
     list.add("translate.interpreted_runs", counts_.interpreted_runs);
     list.add("translate.lost", counts_.lost);
     list.add("translate.crossings", counts_.crossings);
+    list.add("translate.brief_stays", counts_.brief_stays);
+    list.add("translate.stays_not_brief", counts_.stays_not_brief);
     list.add("translate.fpu_saves", counts_.fpu_saves);
     list.add("translate.fpu_loads", counts_.fpu_loads);
     list.add("translate.spaces", spaces_.all().size());
