@@ -68,6 +68,11 @@ inline bool is_expand_down(const Segment& s)
 {
     return is_data(s) && (s.type() & segment_type::EXPAND_DOWN) != 0;
 }
+// RET and IRET to `cpl` leave the segment in DS, ES, FS or GS; else that becomes null (SDM volume 2).
+inline bool survives_return(const Segment& s, unsigned cpl)
+{
+    return s.unusable() || is_conforming(s) || s.dpl() >= cpl;
+}
 inline bool is_system(const Segment& s, SystemType type)
 {
     return !s.code_or_data() && s.type() == static_cast<unsigned>(type);

@@ -10,6 +10,7 @@
 #include "engine/interpret/system/system.h"
 #include "engine/interpret/thunk/thunk.h"
 #include "engine/interpret/trial.h"
+#include "x86/canonical.h"
 
 namespace doppel::engine::interpret {
 
@@ -119,6 +120,7 @@ public:
     {
         return MemoryAccess::probe(core_, linear, access, user);
     }
+    bool read_system(std::uint64_t linear, std::span<std::byte> to) override;
     std::optional<x86::Fault> fetch(std::uint64_t linear, std::uint64_t& ram_offset) override;
 
     void set_observer(Observer* observer) override { core_.observer = observer; }
@@ -280,6 +282,21 @@ private:
     std::uint64_t instructions_before_trial_ = 0;
     bool shut_down_ = false;
 };
+
+bool BlockInterpreter::read_system(std::uint64_t linear, std::span<std::byte> to)
+{
+    if (!x86::canonical(linear) || !x86::canonical(linear + to.size() - 1)) return false;
+    const Fault before = core_.fault;
+    const auto size = static_cast<unsigned>(to.size());
+    const std::byte* from = MemoryAccess::system_pointer(core_, linear, size);
+    if (from != nullptr) {
+        std::copy_n(from, to.size(), to.begin());
+    } else if (core_.failed()) {
+        static_cast<void>(core_.pending_flow());
+        core_.fault = before;
+    }
+    return from != nullptr;
+}
 
 std::optional<x86::Fault> BlockInterpreter::fetch(std::uint64_t linear, std::uint64_t& ram_offset)
 {

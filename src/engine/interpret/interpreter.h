@@ -170,6 +170,9 @@ public:
     // the rights of CPL 3, else of CPL 0.
     virtual x86::WalkResult walk(std::uint64_t linear, x86::Access access, bool user) = 0;
     virtual x86::WalkResult probe(std::uint64_t linear, x86::Access access, bool user) = 0;
+    // What an implicit supervisor load (of a descriptor table) reads, through the TLB, where all of
+    // it is RAM of one page. False: it is not, or the load faults, of which nothing is kept.
+    virtual bool read_system(std::uint64_t linear, std::span<std::byte> to) = 0;
 
     static constexpr std::uint64_t no_memory = ~std::uint64_t{0};
     // Where in RAM the code byte at the linear address lies, for an instruction fetch in the

@@ -403,19 +403,32 @@ std::byte* MemoryAccess::write_pointer(Core& core, std::uint64_t linear, unsigne
     return target.host;
 }
 
+std::byte* MemoryAccess::read_pointer(Core& core, std::uint64_t linear, unsigned size, unsigned mmu,
+                                      Kind kind) noexcept
+{
+    if (!admit(core, linear, size, mmu, kind, Access::read)) return nullptr;
+    if ((linear & page_mask) + size > page_size) return nullptr;
+    Target target;
+    if (!resolve(core, linear, Access::read, mmu, target)) return nullptr;
+    return target.host;
+}
+
 std::byte* MemoryAccess::read_pointer(Core& core, std::uint64_t linear, unsigned size) noexcept
 {
     const TlbEntry& entry = core.read_table_[Tlb::slot(linear)];
     if (((linear + size - 1) & ~page_mask) == entry.tag) {
         return std::bit_cast<std::byte*>(linear + entry.addend);
     }
-    if (!admit(core, linear, size, core.data_mmu, Kind::explicit_data, Access::read)) {
-        return nullptr;
+    return read_pointer(core, linear, size, core.data_mmu, Kind::explicit_data);
+}
+
+std::byte* MemoryAccess::system_pointer(Core& core, std::uint64_t linear, unsigned size) noexcept
+{
+    const TlbEntry& entry = core.tlb_->read[mmu_supervisor][Tlb::slot(linear)];
+    if (((linear + size - 1) & ~page_mask) == entry.tag) {
+        return std::bit_cast<std::byte*>(linear + entry.addend);
     }
-    if ((linear & page_mask) + size > page_size) return nullptr;
-    Target target;
-    if (!resolve(core, linear, Access::read, core.data_mmu, target)) return nullptr;
-    return target.host;
+    return read_pointer(core, linear, size, mmu_supervisor, Kind::implicit);
 }
 
 // An instruction that is only tried writes nothing that others would have to hear of.

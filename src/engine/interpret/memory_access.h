@@ -29,6 +29,8 @@ public:
     static std::byte* write_pointer(Core& core, std::uint64_t linear, unsigned size) noexcept;
     // Host pointer for reading `size` bytes within one page, or nullptr (as write_pointer).
     static std::byte* read_pointer(Core& core, std::uint64_t linear, unsigned size) noexcept;
+    // The same for an implicit supervisor access.
+    static std::byte* system_pointer(Core& core, std::uint64_t linear, unsigned size) noexcept;
 
     // Where the page of `linear` is fetched from: its offset in RAM, or
     // FetchEntry::no_memory. False: fault set.
@@ -98,6 +100,8 @@ private:
     static x86::PagingState paging_state(const Core& core, unsigned mmu) noexcept;
     static bool resolve_range(Core& core, std::uint64_t linear, std::size_t size,
                               x86::Access access, unsigned mmu, Range& range) noexcept;
+    static std::byte* read_pointer(Core& core, std::uint64_t linear, unsigned size, unsigned mmu,
+                                   Kind kind) noexcept;
     static bool device_read(Core& core, base::Gpa gpa, std::span<std::byte> to) noexcept;
     static bool device_write(Core& core, base::Gpa gpa, std::span<const std::byte> from) noexcept;
     static bool may_write(Core& core, const std::byte* host, std::size_t size) noexcept;

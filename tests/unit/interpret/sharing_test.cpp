@@ -211,6 +211,31 @@ TEST_F(SharingTest, FetchTellsWhereCodeLies)
     EXPECT_EQ(rip(), SystemMachine::code + 1);
 }
 
+TEST_F(SharingTest, SystemMemoryIsReadWithoutAFault)
+{
+    std::uint64_t value = 0;
+    const auto read = [&](std::uint64_t linear) {
+        return vcpu().read_system(linear, std::as_writable_bytes(std::span{&value, 1}));
+    };
+    machine.put(SystemMachine::data, std::uint64_t{0x1122334455667788});
+    for (int i = 0; i < 2; ++i) {
+        value = 0;
+        EXPECT_TRUE(read(SystemMachine::data));
+        EXPECT_EQ(value, 0x1122334455667788u);
+    }
+    value = 5;
+    EXPECT_FALSE(read(0x123456789000));                   // not mapped
+    EXPECT_FALSE(read(0x800000000000));                   // not canonical
+    EXPECT_FALSE(read(0x7ffffffffffc));
+    EXPECT_FALSE(read(SystemMachine::data + 0xffc));      // two pages
+    EXPECT_EQ(value, 5u);
+    // Nothing is delivered later.
+    put_code({0x90});
+    ASSERT_EQ(step(), Stop::budget);
+    EXPECT_EQ(rip(), SystemMachine::code + 1);
+    EXPECT_EQ(vcpu().direct().state->cr2, 0u);
+}
+
 TEST_F(SharingTest, ObserverHearsOfFlushes)
 {
     put_code({0x0f, 0x22, 0xd8,          // mov cr3, rax

@@ -225,8 +225,7 @@ void drop_inner_segments(Core& core, unsigned new_cpl)
 {
     for (const unsigned reg : {x86::ES, x86::DS, x86::FS, x86::GS}) {
         Segment& segment = core.state.segments[reg];
-        if (segment.unusable() || x86::is_conforming(segment)) continue;
-        if (segment.dpl() < new_cpl) segment = x86::null_segment(0);
+        if (!x86::survives_return(segment, new_cpl)) segment = x86::null_segment(0);
     }
 }
 

@@ -14,7 +14,7 @@ namespace doppel::engine::translate {
 namespace {
 
 using x86::rflags::AC, x86::rflags::IF, x86::rflags::IOPL, x86::rflags::NT, x86::rflags::RF,
-    x86::rflags::TF, x86::rflags::VM;
+    x86::rflags::TF, x86::rflags::VIF, x86::rflags::VIP, x86::rflags::VM;
 
 // A stretch of interpretation where translated code cannot run at all (real mode, ...).
 constexpr std::uint64_t interpreted_stretch = 512;
@@ -247,7 +247,7 @@ bool Executor::eligible(Mode& mode)
     // RF is for instruction breakpoints, and lasts for one instruction.
     if ((state.dr7 & x86::dr7::ENABLE_MASK) == 0) state.rflags &= ~RF;
     if (state.events.interrupt_shadow || state.events.activity != x86::Activity::running ||
-        (state.rflags & (TF | RF | VM | NT | IOPL)) != 0 ||
+        (state.rflags & (TF | RF | VM | NT | IOPL | VIF | VIP)) != 0 ||
         (state.dr7 & x86::dr7::ENABLE_MASK) != 0) {
         return false;
     }

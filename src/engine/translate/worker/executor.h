@@ -35,6 +35,7 @@
 #include "engine/translate/worker/siblings.h"
 #include "engine/translate/worker/supervisor_mapper.h"
 #include "memory/guest_memory.h"
+#include "x86/interrupt_return.h"
 
 namespace doppel::engine::translate {
 
@@ -113,6 +114,14 @@ private:
     std::optional<Next> cross(ExitKind kind, const Block& block);
     std::optional<Next> enter_kernel(std::uint64_t return_rip);
     std::optional<Next> leave_kernel();
+    std::optional<Next> end_interrupt();
+    std::optional<Next> return_inside_kernel(const x86::InterruptFrame& frame, const x86::Segment& cs,
+                                             const x86::Segment& ss, std::uint64_t flags);
+    std::optional<Next> return_to_program(const x86::InterruptFrame& frame, const x86::Segment& cs,
+                                          const x86::Segment& ss, std::uint64_t flags);
+    std::optional<Mode> prepare_program(std::uint64_t flags);
+    void load_program(const Mode& mode, std::uint64_t rsp, std::uint64_t flags);
+    [[nodiscard]] std::uint64_t descriptor(std::uint16_t selector);
     Next crossed_to(std::uint64_t rip);
     void note_vector_state();
     void allow_vectors(Mode& mode) const;
