@@ -151,7 +151,7 @@ private:
     Next lost(std::string text);
     Next mappings_refused();
     Next after_site(const Site& site);
-    Next stay_briefly(std::uint64_t rip);
+    Next stay_briefly(BriefStays& places, std::uint64_t flags);
     [[nodiscard]] bool gs_fits() const;
     Next after_missing_target(std::uint64_t rip);
     Next branch_to_nowhere(const Block* from);
@@ -339,7 +339,7 @@ private:
     Siblings::Notes notes_;
     bool settled_drops_ = false;  // settle() has dropped code since enter() last looked
     DeviceSites devices_;
-    BriefStays brief_stays_;
+    BriefStays brief_calls_, brief_returns_;  // behind SYSRET, behind IRET
 };
 
 }  // namespace doppel::engine::translate

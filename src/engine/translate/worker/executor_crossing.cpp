@@ -76,7 +76,11 @@ std::optional<Executor::Next> Executor::leave_kernel()
     if (!lower_half(rip) || user_fault_.pending) return std::nullopt;
     if ((flags & (TF | NT | IOPL | AC | VIF | VIP)) != 0) return std::nullopt;
     if ((state.cr4 & x86::cr4::TSD) != 0) return std::nullopt;
-    if (lock_step_ == nullptr && brief_stays_.expected(rip)) return stay_briefly(rip);
+    if (lock_step_ == nullptr && brief_calls_.expected(rip)) {
+        unload_context(rip);
+        x86::load_sysret_segments(state, true);
+        return stay_briefly(brief_calls_, flags);
+    }
     const auto mode = prepare_program(flags);
     if (!mode) return std::nullopt;
     x86::load_sysret_segments(state, true);
@@ -182,35 +186,43 @@ std::optional<Executor::Next> Executor::return_to_program(const x86::InterruptFr
     };
     if (!lower_half(frame.rip) || (state.cr4 & x86::cr4::TSD) != 0) return std::nullopt;
     if (!survives(x86::FS) || !survives(x86::GS)) return std::nullopt;
+    const auto load_segments = [&] {
+        for (const auto which : {x86::DS, x86::ES}) {
+            if (!survives(which)) state.segments[which] = x86::null_segment(0);
+        }
+        state.segments[x86::CS] = cs;
+        state.segments[x86::SS] = ss;
+    };
+    if (lock_step_ == nullptr && brief_returns_.expected(frame.rip)) {
+        user_fault_.pending = false;
+        unload_context(frame.rip);
+        load_segments();
+        registers_.gpr[x86::RSP] = frame.rsp;
+        return stay_briefly(brief_returns_, flags);
+    }
     const auto mode = prepare_program(flags);
     if (!mode) return std::nullopt;
-    for (const auto which : {x86::DS, x86::ES}) {
-        if (!survives(which)) state.segments[which] = x86::null_segment(0);
-    }
-    state.segments[x86::CS] = cs;
-    state.segments[x86::SS] = ss;
+    load_segments();
     load_program(*mode, frame.rsp, flags);
     *registers_.rip = frame.rip;
     if (user_fault_.pending) fill_after_fault();
     return crossed_to(frame.rip);
 }
 
-// Back to the program, which is believed to make its next system call soon: by the interpreter.
-Executor::Next Executor::stay_briefly(std::uint64_t rip)
+// The program's registers are in the interpreter's state, but for RFLAGS. It is believed to make its
+// next system call soon.
+Executor::Next Executor::stay_briefly(BriefStays& places, std::uint64_t flags)
 {
-    x86::CpuState& state = *registers_.state;
-    const std::uint64_t flags = x86::sysret_flags(supervisor().gpr[x86::R11]);
-    unload_context(rip);
-    x86::load_sysret_segments(state, true);
+    const std::uint64_t rip = *registers_.rip;
     interpreter_.set_rflags(flags);
     interpreter_.mode_changed();
     // Kernels mask IF at the system call. One that does not is interpreted a little further.
     stop_ = at(Place::interpreter, [this] {
         return interpreter_.execute_briefly(IF, BriefStays::most_instructions);
     });
-    const bool brief = state.cpl() != 3;
+    const bool brief = registers_.state->cpl() != 3;
     ++(brief ? counts_.brief_stays : counts_.stays_not_brief);
-    brief_stays_.tried(rip, brief);
+    places.tried(rip, brief);
     return stop_ == Stop::budget ? Next::dispatch : Next::stop;
 }
 
