@@ -107,6 +107,24 @@ class LockStep(TestCase):
         self.assertGreater(counters["lock_step.writes"], 50_000)
         self.assertLess(counters["lock_step.partly"], counters["lock_step.blocks"] // 50)
 
+    def test_beside_a_busy_disk(self):
+        # The device writes to its rings while blocks that read them are checked.
+        path = self.path("disk")
+        with open(path, "wb") as file:
+            file.truncate(32 << 20)
+        read = "dd if=/dev/vda of=/dev/null iflag=direct 2>/dev/null"
+        commands = (f"dd if=/dev/zero of=/dev/vda bs=4k count=2000 oflag=direct 2>/dev/null; "
+                    f"{read} bs=4k count=3000 & {read} bs=64k count=500 & wait; echo all done")
+        result = run(*LINUX, "--engine", "translate", "--disk", path, "--lock-step=50",
+                     "--cmdline", f'console=ttyS0 doppel.run="{commands}"', seconds=LINUX_SECONDS)
+        self.assertNotIn("Lock-step:", result.stderr, result.stderr[:6000])
+        self.assertEqual(result.returncode, 0, result.stderr[-2000:])
+        self.assertIn("\nall done", result.stdout.replace("\r", ""))
+        counters = stats_of(result.stderr)["counters"]
+        self.assertGreater(counters["disk0.read.requests"], 3400)
+        self.assertEqual(counters["disk0.broken"], 0)
+        self.assertEqual(counters["lock_step.abandoned"], 0)
+
 
 if __name__ == "__main__":
     main()

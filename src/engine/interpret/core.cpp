@@ -134,7 +134,7 @@ void Core::choose_tables()
         read_table_ = tlb_->empty.data();
         write_table_ = tlb_->empty.data();
     } else {
-        read_table_ = tlb_->read[data_mmu].data();
+        read_table_ = trial == nullptr ? tlb_->read[data_mmu].data() : tlb_->empty.data();
         write_table_ = trial == nullptr ? tlb_->write[data_mmu].data() : tlb_->empty.data();
     }
 }

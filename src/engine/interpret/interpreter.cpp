@@ -170,6 +170,7 @@ public:
     {
         return trial_.before();
     }
+    [[nodiscard]] bool trial_disturbed() const override { return trial_.disturbed(); }
 
     Stop execute(std::uint64_t instructions) override
     {

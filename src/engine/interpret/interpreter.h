@@ -214,6 +214,9 @@ public:
     // Of the last trial, in order; and what was there before.
     [[nodiscard]] virtual const std::vector<TrialWrite>& trial_writes() const = 0;
     [[nodiscard]] virtual const std::vector<std::byte>& trial_before() const = 0;
+    // RAM that the last trial read, and did not write, has other contents now: somebody else wrote
+    // there. What is the same again is not seen.
+    [[nodiscard]] virtual bool trial_disturbed() const = 0;
 
     // ---- running --------------------------------------------------------------------------------
 

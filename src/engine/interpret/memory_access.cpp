@@ -301,6 +301,7 @@ bool MemoryAccess::load(Core& core, std::uint64_t linear, unsigned size, unsigne
                            std::as_writable_bytes(std::span{&value, 1}).first(size));
     }
     value = host_load(target.host, size);
+    note_read(core, target.host, std::as_bytes(std::span{&value, 1}).first(size));
     return true;
 }
 
@@ -339,6 +340,7 @@ bool MemoryAccess::load_bytes(Core& core, std::uint64_t linear, std::span<std::b
         const Target& target = range.targets[i];
         if (target.host != nullptr) {
             std::memcpy(part.data(), target.host, part.size());
+            note_read(core, target.host, part);
         } else if (!device_read(core, target.gpa, part)) {
             return false;
         }
@@ -410,6 +412,7 @@ std::byte* MemoryAccess::read_pointer(Core& core, std::uint64_t linear, unsigned
     if ((linear & page_mask) + size > page_size) return nullptr;
     Target target;
     if (!resolve(core, linear, Access::read, mmu, target)) return nullptr;
+    if (target.host != nullptr) note_read(core, target.host, {target.host, size});
     return target.host;
 }
 
@@ -445,6 +448,13 @@ bool MemoryAccess::refuse_in_trial(Core& core) noexcept
     core.exit = KickExit{};
     core.pending_ = Flow::exit;
     return false;
+}
+
+void MemoryAccess::note_read(Core& core, const std::byte* host,
+                             std::span<const std::byte> bytes) noexcept
+{
+    if (core.trial == nullptr) return;
+    core.trial->note_read(static_cast<std::uint64_t>(host - core.memory.ram()), bytes);
 }
 
 // RAM at `host` is written by the current instruction. Blocks decoded from it go; since

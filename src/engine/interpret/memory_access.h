@@ -82,7 +82,7 @@ public:
     // False while every access has to be seen one by one.
     static bool fast_tables(const Core& core)
     {
-        return core.read_table_ != core.tlb_->empty.data();
+        return !core.alignment_checks_ && !core.data_breakpoints_;
     }
 
 private:
@@ -106,6 +106,8 @@ private:
     static bool device_write(Core& core, base::Gpa gpa, std::span<const std::byte> from) noexcept;
     static bool may_write(Core& core, const std::byte* host, std::size_t size) noexcept;
     static bool refuse_in_trial(Core& core) noexcept;
+    static void note_read(Core& core, const std::byte* host,
+                          std::span<const std::byte> bytes) noexcept;
     static void about_to_write(Core& core, const std::byte* host, std::size_t size) noexcept;
 };
 

@@ -5,6 +5,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <atomic>
+#include <string>
+#include <thread>
+
 #include "system_machine.h"
 
 namespace doppel::engine::translate {
@@ -50,6 +54,16 @@ protected:
     {
         lock_step_.verify(left);
         return lock_step_.difference();
+    }
+    std::uint64_t counter(const std::string& name)
+    {
+        base::CounterList list;
+        lock_step_.counters(list);
+        for (const auto& [key, value] : list.values()) {
+            if (key == name) return value;
+        }
+        ADD_FAILURE() << "no counter " << name;
+        return 0;
     }
     std::uint64_t& gpr(unsigned n) { return machine_.interpreter->direct().gpr[n]; }
 
@@ -186,6 +200,112 @@ TEST_F(LockStepTest, NothingBehindTheTimeIsCompared)
     put({0x0f, 0x31, 0x48, 0x89, 0xc3}, 2);  // rdtsc; mov rbx, rax
     run(2);
     EXPECT_THAT(verify(Left::end), IsEmpty());
+}
+
+// mov rax, [data]; mov [data + 8], rax: somebody writes to [data] between the trial and the run.
+TEST_F(LockStepTest, MemoryThatOthersChangedMakesNoDifference)
+{
+    const auto put_copy = [this] {
+        machine_.put(data, std::uint64_t{5});
+        put({0x48, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x04, 0x00,  //
+             0x48, 0x89, 0x04, 0x25, 0x08, 0x00, 0x04, 0x00},
+            2);
+    };
+    ASSERT_TRUE(lock_step_.due(block_));
+    put_copy();
+    machine_.put(data, std::uint64_t{6});
+    run(2);
+    EXPECT_THAT(verify(Left::end), IsEmpty());
+    EXPECT_EQ(gpr(x86::RAX), 6u);
+    EXPECT_EQ(machine_.word64(data + 8), 6u);
+    EXPECT_EQ(counter("lock_step.disturbed"), 1u);
+
+    // It counts when nobody has written there.
+    put_copy();
+    run(2);
+    gpr(x86::RAX) = 6;
+    EXPECT_THAT(verify(Left::end), HasSubstr("rax is"));
+    EXPECT_EQ(counter("lock_step.disturbed"), 1u);
+}
+
+TEST_F(LockStepTest, MemoryThatOthersGoOnChangingMakesNoDifference)
+{
+    machine_.put(data, std::uint64_t{5});
+    put({0x48, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x04, 0x00}, 1);  // mov rax, [data]
+    lock_step_.abandon();
+    constexpr std::uint64_t forever = 60'000'000'000;
+    LockStep patient{{*machine_.interpreter, *machine_.memory, machine_.cpuid, 1, forever}};
+    static_cast<void>(patient.prepare(block_));
+    patient.predict();
+    run(1);
+    gpr(x86::RAX) = 6;  // there for a moment
+    std::atomic<bool> end = false;
+    std::thread device{[&] {
+        auto* const at = reinterpret_cast<std::uint64_t*>(machine_.memory->ram() + data);
+        while (!end) std::atomic_ref{*at}.fetch_xor(3);
+    }};
+    patient.verify(Left::end);
+    EXPECT_THAT(patient.difference(), IsEmpty());
+    end = true;
+    device.join();
+}
+
+// mov rax, [data]; mov qword [data], 1: what it writes itself is no disturbance.
+TEST_F(LockStepTest, ItsOwnWritesAreNoDisturbance)
+{
+    machine_.put(data, std::uint64_t{5});
+    put({0x48, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x04, 0x00,  //
+         0x48, 0xc7, 0x04, 0x25, 0x00, 0x00, 0x04, 0x00, 1, 0, 0, 0},
+        2);
+    run(2);
+    gpr(x86::RAX) ^= 1;
+    EXPECT_THAT(verify(Left::end), HasSubstr("rax is"));
+}
+
+TEST_F(LockStepTest, ABranchByMemoryThatOthersChangedIsNone)
+{
+    machine_.put(data, std::uint8_t{0});
+    // cmp byte [data], 0; je +0x10
+    put({0x80, 0x3c, 0x25, 0x00, 0x00, 0x04, 0x00, 0x00, 0x74, 0x10}, 2);
+    machine_.put(data, std::uint8_t{1});
+    run(2);
+    EXPECT_THAT(verify(Left::end), IsEmpty());
+    EXPECT_EQ(counter("lock_step.disturbed"), 1u);
+}
+
+TEST_F(LockStepTest, ADisturbedBlockIsCheckedAgain)
+{
+    LockStep sampling{{*machine_.interpreter, *machine_.memory, machine_.cpuid, 1000}};
+    machine_.put(data, std::uint64_t{5});
+    put({0x48, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x04, 0x00}, 1);  // mov rax, [data]
+    lock_step_.abandon();
+    EXPECT_TRUE(sampling.due(block_));
+    EXPECT_FALSE(sampling.due(block_));
+    static_cast<void>(sampling.prepare(block_));
+    sampling.predict();
+    machine_.put(data, std::uint64_t{6});
+    run(1);
+    sampling.verify(Left::end);
+    EXPECT_THAT(sampling.difference(), IsEmpty());
+    EXPECT_TRUE(sampling.due(block_));
+    EXPECT_FALSE(sampling.due(block_));
+}
+
+// As translated code does that writes to what it should only read.
+TEST_F(LockStepTest, WhatIsDisturbedEachTimeIsADifference)
+{
+    unsigned times = 0;
+    while (lock_step_.difference().empty() && times < 100) {
+        ++times;
+        machine_.put(data, std::uint64_t{5});
+        put({0x48, 0x8b, 0x04, 0x25, 0x00, 0x00, 0x04, 0x00}, 1);  // mov rax, [data]
+        run(1);
+        gpr(x86::RAX) = 6;
+        machine_.put(data, std::uint64_t{6});
+        static_cast<void>(verify(Left::end));
+    }
+    EXPECT_EQ(times, 16u);
+    EXPECT_THAT(lock_step_.difference(), HasSubstr("rax is"));
 }
 
 TEST_F(LockStepTest, SamplingTakesEachNewBlockAndOneInSoMany)

@@ -29,7 +29,8 @@ bool unpredictable(const Instruction& instruction)
 
 LockStep::LockStep(const Parts& parts)
     : interpreter_(parts.interpreter), registers_(parts.interpreter.direct()),
-      memory_(parts.memory), cpuid_(parts.cpuid), one_in_(parts.one_in), verified_(nowhere)
+      memory_(parts.memory), cpuid_(parts.cpuid), one_in_(parts.one_in), watch_ns_(parts.watch_ns),
+      verified_(nowhere)
 {
 }
 
@@ -38,6 +39,7 @@ bool LockStep::due(const Block& block)
     ++since_;
     if (!seen_.insert(block.host).second && since_ < one_in_) return false;
     since_ = 0;
+    due_ = block.host;
     return true;
 }
 
@@ -198,7 +200,11 @@ void LockStep::verify(Left left)
     }
     if (left == Left::middle) verified_ = index;
     compare(*expected, allowance(left, index));
-    if (!differences_.empty()) report(expected);
+    if (!differences_.empty()) {
+        report(expected);
+    } else {
+        disturbed_.erase(due_);
+    }
 }
 
 void LockStep::fault_delivered()

@@ -8,14 +8,22 @@
 // The interpreter stops in front of an instruction that faults, needs a device, writes to code, or
 // has another answer each time (RDTSC, RDRAND). What comes behind it is not compared.
 //
-// Neither the manual's undefined flags are compared, nor the status of x87 and SSE before an instruction that faults, which may be what it faults for. A device that
-// writes to memory at that moment may make a difference that is none.
+// Neither the manual's undefined flags are compared, nor the status of x87 and SSE before an
+// instruction that faults, which may be what it faults for.
+//
+// A device may write to memory that the block reads between the trial and the run. So where something
+// differs, what the trial has read is looked at again, for a while: if somebody else has changed any
+// of it, the difference says nothing. The guest goes on, and the block is checked again when it next
+// comes; when it has differed so many times in a row, it counts after all: translated code may be
+// what writes there. (To put RAM back and to do both again would show devices that memory a second
+// time: rings whose index goes back and forth.)
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <span>
 #include <string>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -37,6 +45,9 @@ public:
         // Checked are a block's first run, and one in so many of the blocks that the executor
         // enters; 1: every block.
         std::uint64_t one_in = 1;
+        // For how long memory is looked at again before a difference counts. What goes to and
+        // fro, such as a device's wish to be notified, changes within a few milliseconds.
+        std::uint64_t watch_ns = 5'000'000;
     };
     explicit LockStep(const Parts& parts);
 
@@ -94,14 +105,19 @@ private:
     [[nodiscard]] bool settled(std::uint64_t byte, std::size_t from, std::size_t to) const;
     void differ(std::string what);
     void report(const Boundary* expected);
+    [[nodiscard]] std::string describe(const Boundary* expected) const;
+    [[nodiscard]] bool disturbed() const;
 
     interpret::Interpreter& interpreter_;
     interpret::Interpreter::Registers registers_;
     memory::GuestMemory& memory_;
     const x86::CpuidPolicy& cpuid_;
-    std::uint64_t one_in_;
+    std::uint64_t one_in_, watch_ns_;
     std::uint64_t since_ = 0;                     // blocks entered since the last one checked
     std::unordered_set<std::uint64_t> seen_;      // host addresses of blocks that were checked
+    std::uint64_t due_ = 0;                       // the last of them that was due
+    std::unordered_map<std::uint64_t, unsigned> disturbed_;  // of those, how many times in a row
+    static constexpr unsigned disturbed_max = 16;
 
     bool armed_ = false, vectors_ = false;
     bool whole_ = false;                          // the interpreter came to the block's end
@@ -120,7 +136,7 @@ private:
 
     struct {
         std::uint64_t checked = 0, instructions = 0, writes = 0, user = 0, partly = 0,
-            abandoned = 0;
+            abandoned = 0, disturbed = 0;
     } counts_;
 };
 

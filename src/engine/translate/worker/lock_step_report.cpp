@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/translate/link/futex.h"
 #include "engine/translate/worker/lock_step.h"
 #include "x86/decoder.h"
 
@@ -120,6 +121,25 @@ void LockStep::compare_memory(std::size_t done)
 
 void LockStep::report(const Boundary* expected)
 {
+    if (disturbed() && ++disturbed_[due_] < disturbed_max) {
+        ++counts_.disturbed;
+        seen_.erase(due_);
+        return;
+    }
+    difference_ = describe(expected);
+}
+
+bool LockStep::disturbed() const
+{
+    const std::uint64_t end = monotonic_ns() + watch_ns_;
+    do {
+        if (interpreter_.trial_disturbed()) return true;
+    } while (monotonic_ns() < end);
+    return false;
+}
+
+std::string LockStep::describe(const Boundary* expected) const
+{
     const Boundary& first = boundaries_.front();
     std::string text = fmt::format(
         "Lock-step: translated code does something else than the interpreter.\n"
@@ -152,7 +172,7 @@ void LockStep::report(const Boundary* expected)
     }
     row("rip", first.rip, middle.rip, *registers_.rip);
     row("rflags", first.rflags, middle.rflags, interpreter_.rflags());
-    difference_ = std::move(text);
+    return text;
 }
 
 void LockStep::counters(base::CounterList& list) const
@@ -163,6 +183,7 @@ void LockStep::counters(base::CounterList& list) const
     list.add("lock_step.writes", counts_.writes);
     list.add("lock_step.partly", counts_.partly);
     list.add("lock_step.abandoned", counts_.abandoned);
+    list.add("lock_step.disturbed", counts_.disturbed);
 }
 
 }  // namespace doppel::engine::translate
