@@ -1,6 +1,8 @@
 // The translate engine: IRETQ from context to context. What it does is compared in the conformance
 // cases of high64_iret.asm; here, that it is done this way, and where it is not.
 #include <functional>
+#include <span>
+#include <vector>
 
 #include "worker_guest.h"
 
@@ -66,28 +68,49 @@ TEST_F(InterruptReturn, InsideTheKernel)
     EXPECT_GE(counter("translate.crossings"), 990u);
 }
 
-TEST_F(InterruptReturn, ToAProgram)
+// A program that makes a system call, is returned to by IRETQ, and so on a thousand times.
+class InterruptReturnToAProgram : public InterruptReturn {
+protected:
+    void run_program(const std::vector<std::uint8_t>& program)
+    {
+        // mov rax, rsp; push 0x23; push 0x17000; push 0x202; push 0x2b; push 0x16800; iretq
+        start_high({0x48, 0x89, 0xe0, 0x6a, 0x23, 0x68, 0x00, 0x70, 0x01, 0x00, 0x68, 0x02, 0x02, 0x00,
+                    0x00, 0x6a, 0x2b, 0x68, 0x00, 0x68, 0x01, 0x00, 0x48, 0xcf});
+        ASSERT_TRUE(memory_->write(base::Gpa{0x16800}, std::as_bytes(std::span{program})));
+        // dec ebx; jz done; mov rsp, r9; push 0x23; push 0x17000; push 0x202; push 0x2b; push rcx;
+        // iretq; done: out 0x10, al
+        write(0x9000, {0xff, 0xcb, 0x74, 0x14, 0x4c, 0x89, 0xcc, 0x6a, 0x23, 0x68, 0x00, 0x70, 0x01,
+                       0x00, 0x68, 0x02, 0x02, 0x00, 0x00, 0x6a, 0x2b, 0x51, 0x48, 0xcf, 0xe6, 0x10});
+        set([](x86::CpuState& state) {
+            state.star = std::uint64_t{0x08} << 32;
+            state.lstar = high + 0x9000;
+            state.fmask = x86::rflags::IF;
+            state.gpr[x86::RBX] = 1000;
+            state.gpr[x86::R9] = high + 0x8000;
+        });
+        run_to_the_end();
+        EXPECT_EQ(vcpu_->state().cpl(), 0u);
+        EXPECT_EQ(vcpu_->state().gpr[x86::RCX], 0x16800 + program.size() - 2);
+    }
+};
+
+TEST_F(InterruptReturnToAProgram, StraightFromContextToContext)
 {
-    // mov rax, rsp; push 0x23; push 0x17000; push 0x202; push 0x2b; push 0x16800; iretq
-    start_high({0x48, 0x89, 0xe0, 0x6a, 0x23, 0x68, 0x00, 0x70, 0x01, 0x00, 0x68, 0x02, 0x02, 0x00,
-                0x00, 0x6a, 0x2b, 0x68, 0x00, 0x68, 0x01, 0x00, 0x48, 0xcf});
-    write(0x16800, {0x0f, 0x05, 0xeb, 0xfc});  // syscall; jmp back
-    // dec ebx; jz done; mov rsp, r9; push 0x23; push 0x17000; push 0x202; push 0x2b; push rcx;
-    // iretq; done: out 0x10, al
-    write(0x9000, {0xff, 0xcb, 0x74, 0x14, 0x4c, 0x89, 0xcc, 0x6a, 0x23, 0x68, 0x00, 0x70, 0x01,
-                   0x00, 0x68, 0x02, 0x02, 0x00, 0x00, 0x6a, 0x2b, 0x51, 0x48, 0xcf, 0xe6, 0x10});
-    set([](x86::CpuState& state) {
-        state.star = std::uint64_t{0x08} << 32;
-        state.lstar = high + 0x9000;
-        state.fmask = x86::rflags::IF;
-        state.gpr[x86::RBX] = 1000;
-        state.gpr[x86::R9] = high + 0x8000;
-    });
-    run_to_the_end();
-    EXPECT_EQ(vcpu_->state().cpl(), 0u);
-    EXPECT_EQ(vcpu_->state().gpr[x86::RCX], 0x16802u);
+    // 60 NOPs; syscall; jmp to them
+    std::vector<std::uint8_t> program(60, 0x90);
+    program.insert(program.end(), {0x0f, 0x05, 0xeb, 0xc0});
+    run_program(program);
     // System calls and returns.
-    EXPECT_GE(counter("translate.crossings"), 1980u);
+    EXPECT_GE(counter("translate.crossings"), 1970u);
+    EXPECT_GE(counter("translate.stays_not_brief"), 1u);
+    EXPECT_LE(counter("translate.stays_not_brief"), 4u);
+}
+
+TEST_F(InterruptReturnToAProgram, ForAFewInstructionsWithoutItsProcess)
+{
+    run_program({0x0f, 0x05, 0xeb, 0xfc});  // syscall; jmp back
+    EXPECT_GE(counter("translate.brief_stays"), 980u);
+    EXPECT_LE(counter("translate.entries_user"), 20u);
 }
 
 TEST_F(InterruptReturn, NmisAreBlockedUpToIt)
