@@ -5,6 +5,7 @@
 #   make run-debian   make a Debian disk once, boot it, with SSH at port 2222 of this machine
 #   make check        build and run every test that takes seconds; sanitizers; source rules
 #   make check-slow   the tests that take minutes
+#   make check-threads  ThreadSanitizer: quick tests, guests with several processors
 #   make build        the binary alone, at build/doppel
 #   make fuzz         every fuzz target for a minute, with sanitizers
 #   make bench        speed, against this machine and QEMU's emulator
@@ -15,6 +16,7 @@ SHELL := /bin/bash
 
 BUILD := build
 SANITIZED := build-asan
+THREADS := build-tsan
 FUZZERS := build-fuzz
 INSTALL := @scripts/install_packages.sh
 # Options of `doppel run` for `make run`, such as RUN="--engine interpret --memory 1G".
@@ -28,7 +30,7 @@ FUZZ_SECONDS ?= 60
 
 include guests/guests.mk
 
-.PHONY: build run run-debian check check-slow fuzz bench clean distclean
+.PHONY: build run run-debian check check-slow check-threads fuzz bench clean distclean
 .PHONY: packages-build packages-guest packages-check packages-debian packages-bench build-tests sanitized
 
 # Package installation comes before anything that uses the packages, also with -j.
@@ -79,6 +81,10 @@ check-slow: packages-debian guests debian-guest
 	@[ -e $(DEBIAN_SYSTEM).qcow2 ] || $(BUILD)/doppel image debian $(DEBIAN_SYSTEM).qcow2
 	@ctest --test-dir $(BUILD) --output-on-failure -L slow
 
+check-threads: packages-check guests
+	@scripts/build.sh $(THREADS) all -DDOPPEL_TESTS=ON -DDOPPEL_SANITIZE=thread
+	@scripts/check_threads.sh $(THREADS) $(GUESTS)
+
 fuzz:
 	$(INSTALL) build fuzz
 	@scripts/fuzz.sh $(FUZZERS) $(FUZZ_SECONDS)
@@ -90,6 +96,6 @@ bench: packages-bench bench-guest
 clean:
 	@if [ -d $(BUILD) ]; then \
 	    find $(BUILD) -mindepth 1 -maxdepth 1 ! -path $(DOWNLOADS) -exec rm -rf {} +; fi
-	@rm -rf $(SANITIZED) $(FUZZERS)
+	@rm -rf $(SANITIZED) $(THREADS) $(FUZZERS)
 distclean:
-	@rm -rf $(BUILD) $(SANITIZED) $(FUZZERS)
+	@rm -rf $(BUILD) $(SANITIZED) $(THREADS) $(FUZZERS)
