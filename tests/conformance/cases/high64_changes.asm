@@ -660,3 +660,65 @@ call high + 0x10ffe
 add ebx, eax
 dec ecx
 jnz again
+
+; ---- POPF
+
+;; case high_popf_sets_all_that_it_may
+; Each of the bits, alone and without it: what PUSHF then shows. RAX and RCX stay as they are, and RSP is
+; back.
+;; out rbx=0 r8=0 rax=0x1122334455667788
+mov rax, 0x1122334455667788
+mov r12, rsp
+xor r8d, r8d
+mov ebx, 1000
+again: mov edx, ebx
+and edx, 0x3f
+bt qword [taken], rdx
+setc r9b
+mov r10d, 2
+jnc short .without
+bts r10, rdx
+.without: mov rcx, 0x8877665544332211
+push r10
+popfq
+pushfq
+pop r11
+push 2
+popfq
+xor r11, r10
+or r8, r11
+cmp rsp, r12
+je short .level
+bts r8, 63
+.level: mov r11, 0x8877665544332211
+cmp rcx, r11
+je short .kept
+bts r8, 62
+.kept: dec ebx
+jnz again
+jmp short finished
+align 8
+taken: dq 0x247ed5
+finished: nop
+
+;; case high_popf_leaves_the_rest
+; VM, VIF and VIP stay clear, and RF is not shown. Read back many times.
+;; out r8=0 rbx=0
+xor r8d, r8d
+mov ebx, 200
+again: push 0x1b0002
+popfq
+pushfq
+pop rax
+xor rax, 2
+or r8, rax
+dec ebx
+jnz again
+
+;; case high_popf_of_memory_that_is_not_there
+;; fault PF error=0 cr2=high+0x25000 rip=here
+mov qword [high + 0x4128], 0
+invlpg [high + 0x25000]
+mov rsp, high + 0x25000
+mov ecx, 77
+here: popfq

@@ -462,8 +462,6 @@ TEST(TranslationGolden, WhatIsNotTranslatedLeavesTheBlock)
         {"user iretq", GUEST("iretq"), ExitKind::interpret, true},
         {"user swapgs", GUEST("swapgs"), ExitKind::interpret, true},
         {"hlt", GUEST("hlt"), ExitKind::interpret, false},
-        {"popfq", GUEST("popfq"), ExitKind::interpret, false},
-        {"user popfq", GUEST("popfq"), ExitKind::interpret, true},
         {"cpuid", GUEST("cpuid"), ExitKind::interpret, true},
         {"xgetbv", GUEST("xgetbv"), ExitKind::interpret, true},
         {"rdpid", GUEST("rdpid rax"), ExitKind::interpret, true},

@@ -158,6 +158,12 @@ public:
         context_operand(context_offset, 1);
         byte(value);
     }
+    void save_low_byte_of_rax(int context_offset)
+    {
+        byte(0x88);
+        byte(0x05);
+        context_operand(context_offset, 0);
+    }
     void store_dword(int context_offset, std::uint32_t value)
     {
         byte(0xc7);

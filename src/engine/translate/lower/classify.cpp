@@ -41,7 +41,7 @@ struct Special {
     Kind kind;
 };
 constexpr Special specials[] = {
-    {M(SERIALIZE), Kind::serialize}, {M(NOP), Kind::nothing},     {M(LEA), Kind::lea},         {M(PUSHFQ), Kind::pushf},
+    {M(SERIALIZE), Kind::serialize}, {M(NOP), Kind::nothing},     {M(LEA), Kind::lea},         {M(PUSHFQ), Kind::pushf}, {M(POPFQ), Kind::popf},
     {M(LEAVE), Kind::leave},     {M(CLI), Kind::cli},         {M(STI), Kind::sti},
     {M(CLAC), Kind::clac},       {M(STAC), Kind::stac},       {M(RDTSC), Kind::rdtsc}, {M(RDTSCP), Kind::rdtscp},
     {M(SYSCALL), Kind::syscall}, {M(SYSRET), Kind::sysret},   {M(IRETQ), Kind::iret},

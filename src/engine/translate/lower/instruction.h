@@ -20,6 +20,7 @@ enum class Kind : std::uint8_t {
     lea,
     string,
     pushf,
+    popf,
     leave,
     push, pop, push_all, pop_all,  // of 32-bit code; in 64-bit code plain, or undefined
     cli,

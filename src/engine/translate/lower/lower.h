@@ -153,6 +153,7 @@ private:
 
     // system.cpp
     bool push_flags(const Instruction& instruction);
+    bool pop_flags(const Instruction& instruction);
     void read_tsc();
     void swap_gs(const Instruction& instruction);
     bool read_selector(const Instruction& instruction);

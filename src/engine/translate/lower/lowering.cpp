@@ -122,6 +122,7 @@ Lowering::Outcome Lowering::lower(std::span<const Instruction> rest)
     case Kind::lea: return lowered(lea(instruction));
     case Kind::string: return lowered(string(instruction));
     case Kind::pushf: return lowered(push_flags(instruction));
+    case Kind::popf: return lowered(pop_flags(instruction));
     case Kind::leave: return lowered(leave_frame(instruction));
     case Kind::cli:
         code_.store_byte(context_offset::system_flags + 1, 0);

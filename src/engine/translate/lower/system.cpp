@@ -28,6 +28,55 @@ bool Lowering::push_flags(const Instruction& instruction)
     return true;
 }
 
+// What changes how code runs, and what the host's POPFQ would not do as the guest's, is the
+// interpreter's, and so is an interrupt that waits for IF. What was looked at is popped from the context:
+// on the guest's stack another processor could change it meanwhile. Guest flags stay as they are up to
+// the POPFQ.
+bool Lowering::pop_flags(const Instruction& instruction)
+{
+    using namespace x86::rflags;
+    constexpr std::uint32_t unusual = TF | IOPL | NT | RF | VM | AC | VIF | VIP;
+    constexpr std::uint8_t mov_rcx_top[] = {0x48, 0x8b, 0x0c, 0x24};           // mov rcx, [rsp]
+    constexpr std::uint8_t pext_rcx_rcx_rax[] = {0xc4, 0xe2, 0xf2, 0xf5, 0xc8};
+    constexpr std::uint8_t pext_rax_rcx_rax[] = {0xc4, 0xe2, 0xf2, 0xf5, 0xc0};
+    constexpr std::uint8_t double_rax[] = {0x48, 0x8d, 0x04, 0x00};            // lea rax, [rax + rax]
+    constexpr std::uint8_t lea_rsp_context[] = {0x48, 0x8d, 0x25};
+    constexpr unsigned value_slot = 3, rsp_slot = 4;
+    if (source_.mode.privileged) return false;
+    restore_unread();
+    code_.save(rax, Code::slot(0));
+    code_.save(rcx, Code::slot(1));
+    code_.bytes(mov_rcx_top, sizeof mov_rcx_top);
+    const std::uint32_t from = code_.size();
+    code_.save(rcx, Code::slot(value_slot));
+    code_.load_immediate(rax, unusual);
+    code_.bytes(pext_rcx_rcx_rax, sizeof pext_rcx_rcx_rax);
+    interpret_unless_rcx_is_zero(rip_of(instruction), true);
+    if (!user_) {
+        code_.load(rcx, Code::slot(value_slot));
+        code_.load_immediate(rax, IF);
+        code_.bytes(pext_rax_rcx_rax, sizeof pext_rax_rcx_rax);
+        code_.load_low(rcx, context_offset::pending);
+        code_.bytes(pext_rcx_rcx_rax, sizeof pext_rcx_rcx_rax);
+        interpret_unless_rcx_is_zero(rip_of(instruction), true);
+    }
+    code_.save(rsp, Code::slot(rsp_slot));
+    code_.bytes(lea_rsp_context, sizeof lea_rsp_context);
+    code_.context_operand(Code::slot(value_slot), 0);
+    code_.byte(0x9d);  // popfq
+    code_.load(rsp, Code::slot(rsp_slot));
+    code_.add_constant(rsp, rsp, 8);
+    if (!user_) {
+        code_.bytes(double_rax, sizeof double_rax);
+        code_.save_low_byte_of_rax(context_offset::system_flags + 1);
+    }
+    code_.load(rax, Code::slot(0));
+    displaced(from, rax, Displaced::Where::slot, 0);
+    code_.load(rcx, Code::slot(1));
+    displaced(from, rcx, Displaced::Where::slot, 1);
+    return true;
+}
+
 void Lowering::read_tsc()
 {
     const std::uint8_t join[] = {
