@@ -127,6 +127,46 @@ TEST_F(UserProcessTest, FpuStateIsSavedAhead)
     EXPECT_EQ(sum, 79u);
 }
 
+// What was saved ahead is not taken for what was loaded since, by a run that was refused.
+TEST_F(UserProcessTest, FpuStateOfARefusedRunIsWhatWasLoaded)
+{
+    const auto state_of = [](std::uint32_t low) {
+        x86::XsaveArea state{};
+        const std::uint64_t present = 2;  // SSE
+        const std::uint32_t mxcsr = 0x1f80;
+        std::memcpy(&state.bytes[24], &mxcsr, sizeof mxcsr);
+        std::memcpy(&state.bytes[512], &present, sizeof present);
+        std::memcpy(&state.bytes[160], &low, sizeof low);
+        return state;
+    };
+    const auto low_of_saved = [this] {
+        x86::XsaveArea saved{};
+        EXPECT_TRUE(process_->save_fpu(saved));
+        std::uint32_t low = 0;
+        std::memcpy(&low, &saved.bytes[160], sizeof low);
+        return low;
+    };
+    code().leave(site);
+    process_->load_fpu(state_of(1));
+    ASSERT_EQ(run(), site);
+    ASSERT_EQ(low_of_saved(), 1u);
+    ASSERT_EQ(run(), site);  // saves ahead
+    process_->load_fpu(state_of(2));
+    process_->map(mapping(user_code, page, 0, PROT_READ));
+    ASSERT_EQ(run(), exit_cancelled);
+    ASSERT_NE(process_->mapping_error(), 0);
+    EXPECT_EQ(low_of_saved(), 2u);
+
+    // Loaded by the turn that carries out a full queue, of which the next run hears.
+    process_->unmap_all();
+    ASSERT_EQ(run(), site);
+    process_->load_fpu(state_of(3));
+    process_->map(mapping(user_code, page, 0, PROT_READ));
+    ASSERT_TRUE(process_->flush());
+    ASSERT_EQ(run(), exit_cancelled);
+    EXPECT_EQ(low_of_saved(), 3u);
+}
+
 TEST_F(UserProcessTest, FaultIsReportedFilledAndGoneOnWith)
 {
     Assembler program = code();

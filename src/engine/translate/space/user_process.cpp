@@ -142,6 +142,7 @@ void UserProcess::load_fpu(const x86::XsaveArea& state)
     static_assert(sizeof state.bytes == user_xsave_size);
     std::memcpy(command_.xsave, state.bytes.data(), user_xsave_size);
     queued_actions_ |= user_load_fpu;
+    saved_ahead_ = false;  // of what is about to be replaced
 }
 
 bool UserProcess::save_fpu(x86::XsaveArea& state)
@@ -168,13 +169,15 @@ std::optional<std::uint32_t> UserProcess::enter(std::uint32_t actions, std::uint
         return lost_ ? std::nullopt : std::optional{exit_cancelled};
     }
     command_.host_rip = host_rip;
-    saved_ahead_ = saves_ahead_ != 0;
-    if (saved_ahead_) {
+    const bool ahead = saves_ahead_ != 0;
+    if (ahead) {
         --saves_ahead_;
         actions |= user_save_fpu_after;
     }
+    saved_ahead_ = false;
     if (!hand_over(user_run | actions)) return std::nullopt;
     mapping_error_ = report_.mapping_error;
+    saved_ahead_ = ahead && mapping_error_ == 0;  // else it was refused before it ran
     return mapping_error_ != 0 ? exit_cancelled : context_.exit;
 }
 

@@ -1,4 +1,4 @@
-// Where the kernel returns to a program that makes its next system call a few instructions later.
+// Where the kernel returns to a program that calls it again, or faults, a few instructions later.
 //
 // Handing over to the program's process and back costs as much as interpreting some forty
 // instructions, many times that where the process sleeps. So a place that is returned to again and

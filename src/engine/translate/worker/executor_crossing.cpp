@@ -210,7 +210,7 @@ std::optional<Executor::Next> Executor::return_to_program(const x86::InterruptFr
 }
 
 // The program's registers are in the interpreter's state, but for RFLAGS. It is believed to make its
-// next system call soon.
+// next system call, or fault, soon.
 Executor::Next Executor::stay_briefly(BriefStays& places, std::uint64_t flags)
 {
     const std::uint64_t rip = *registers_.rip;
